@@ -1,0 +1,7 @@
+"""Conversion between GraphElements and ONNX, in both directions."""
+
+from renom_onnx.converters.export import export, export_training, to_onnx, to_training_onnx
+from renom_onnx.converters.lint import lint
+from renom_onnx.converters.vjp import vjp
+
+__all__ = ["export", "export_training", "lint", "to_onnx", "to_training_onnx", "vjp"]

@@ -1,0 +1,254 @@
+"""Export: a tree as an inference model, and as one file with two readings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from renom_onnx.converters.training_info import describe_training
+from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
+from renom_onnx.errors import ConversionError
+from renom_onnx.graph import parameter, schema
+from renom_onnx.graph.backward import BackwardPass
+from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.layer import Layer
+from renom_onnx.graph.node import Input, Leaf, State, Value, ancestors
+from renom_onnx.graph.operators import apply
+from renom_onnx.graph.optimizer import Optimizer, default_optimizer
+from renom_onnx.graph.update import Updates, updates
+
+Source = GraphElement | Layer
+
+
+def to_onnx(
+    source: Source | Sequence[GraphElement],
+    *,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    outputs: Mapping[str, GraphElement] | None = None,
+    opset: int | None = None,
+    inline: bool = False,
+) -> onnx.ModelProto:
+    """Return an inference model.
+
+    Args:
+        source: an element, several, or a layer or model. A loss stands for its prediction. A layer is exported as it
+            was last called; one never called needs ``inputs``.
+        inputs: shapes by name, such as ``{"x": ("N", 784)}``: the layer is called with inputs of these shapes.
+        outputs: elements by the names that they get; default ``output``, or ``output1`` and so on for several.
+        opset: 18 to 21; default 18.
+        inline: write functions out, for importers that do not know them.
+
+    Returns:
+        A ModelProto whose nodes are the elements and whose initializers are the parameters.
+
+    Raises:
+        ConversionError: a layer was never called and no inputs are given, or the opset is out of range.
+
+    Example:
+        >>> import renom_onnx as rm
+        >>> model = rm.converters.to_onnx(rm.graph.Dense(2), inputs={"x": ("N", 3)})
+        >>> [n.op_type for n in model.graph.node], [t.name for t in model.graph.initializer]
+        (['Gemm'], ['dense1.w', 'dense1.b'])
+    """
+    named = _named_outputs(source, inputs, outputs)
+    nodes = ancestors(named.values())
+    opset = tree_opset(nodes, opset)
+    named = _apart(named, opset)
+    nodes = ancestors(named.values())
+    writer = TreeWriter(nodes, opset=opset, inline=inline, fixed=[(v, k) for k, v in named.items()])
+    return writer.model(writer.graph("inference", nodes, list(named.values())))
+
+
+def export(
+    source: Source | Sequence[GraphElement],
+    path: str | os.PathLike[str],
+    *,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    outputs: Mapping[str, GraphElement] | None = None,
+    opset: int | None = None,
+    inline: bool = False,
+) -> None:
+    """Write an inference model; see `renom_onnx.converters.to_onnx` for the arguments.
+
+    The file is written whole or not at all.
+    """
+    write_file(to_onnx(source, inputs=inputs, outputs=outputs, opset=opset, inline=inline), path)
+
+
+def to_training_onnx(
+    loss: GraphElement,
+    optimizer: Optimizer | None = None,
+    *,
+    outputs: Mapping[str, GraphElement] | None = None,
+    opset: int | None = None,
+    inline: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Return one model with two readings: inference, and a training step.
+
+    Read by any ONNX runtime it is a plain inference model. Its ``training_info[0].algorithm`` holds loss, gradient nodes
+    and update nodes, all defined by standard operators, as the ONNX specification says: ``update_binding`` maps each
+    weight and state to its next value.
+
+    Args:
+        loss: a loss, a sum of losses, or an element whose Sum is made small.
+        optimizer: default ``Sgd(0.01, momentum=0.4)``.
+        outputs: inference outputs by name, values that depend on no target; default: what the loss compares.
+        opset: 18 to 21; default 18.
+        inline: write functions out, for importers that do not know them.
+        metadata: further entries of ``metadata_props``.
+
+    Raises:
+        GradientError: the loss depends on no trainable parameter, or on one through an operator without gradient.
+        ConversionError: an output depends on a target, or the opset is out of range.
+    """
+    optimizer = optimizer or default_optimizer(loss.output.node)
+    backward = loss._backward_pass()
+    if opset is not None and opset != backward.opset:
+        tree_opset(ancestors([backward.loss]), opset)
+        backward = BackwardPass(loss.output, opset=opset)
+    return training_model(
+        updates(backward, optimizer),
+        outputs=outputs,
+        opset=opset,
+        inline=inline,
+        metadata=metadata,
+    )
+
+
+def export_training(
+    loss: GraphElement,
+    optimizer: Optimizer | None,
+    path: str | os.PathLike[str],
+    *,
+    outputs: Mapping[str, GraphElement] | None = None,
+    opset: int | None = None,
+    inline: bool = False,
+) -> None:
+    """Write the one file with two readings; see `renom_onnx.converters.to_training_onnx` for the arguments.
+
+    The file is written whole or not at all.
+    """
+    write_file(to_training_onnx(loss, optimizer, outputs=outputs, opset=opset, inline=inline), path)
+
+
+def training_model(
+    step: Updates,
+    *,
+    outputs: Mapping[str, GraphElement] | None = None,
+    opset: int | None = None,
+    inline: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Return the trainable model of update elements."""
+    loss = step.loss
+    predictions = _predictions(loss, outputs)
+    forward = ancestors(predictions.values())
+    nodes = ancestors([*predictions.values(), loss, *step.next_values.values()])
+    opset = tree_opset(nodes, opset)
+    fixed = [(v, k) for k, v in predictions.items()]
+    fixed.append((loss, "loss"))
+    names = TreeWriter(nodes, opset=opset, inline=inline, fixed=fixed)
+    for p, g in step.gradients.items():
+        if g not in names.names:
+            names.names.fix(g, f"{names.names.of(p.output)}.grad")
+    for leaf, value in step.next_values.items():
+        if value not in names.names:
+            names.names.fix(value, f"{names.names.of(leaf.output)}.next")
+    in_graph = set(forward)
+    model = names.model(names.graph("inference", forward, list(predictions.values())))
+    added = [node for node in nodes if node not in in_graph]
+    results = [loss, *step.next_values.values()]
+    algorithm = names.graph("training", added, results)
+    info = model.training_info.add()
+    info.algorithm.CopyFrom(algorithm)
+    rate = step.optimizer.rate.output
+    if rate.node in added:  # an initializer that is also an input: fed to change it, the default when not
+        info.algorithm.input.append(helper.make_tensor_value_info("learning_rate", schema.element_type(rate.dtype), []))
+    for leaf, value in step.next_values.items():
+        info.update_binding.add(key=names.names.of(leaf.output), value=names.names.of(value))
+    states = [leaf for leaf in step.next_values if isinstance(leaf, State)]
+    describe_training(info, [(names.names.of(s.output), s.initial) for s in states])
+    for key, text in sorted({"optimizer": step.optimizer.name, **(metadata or {})}.items()):
+        model.metadata_props.add(key=key, value=text)
+    return model
+
+
+def _predictions(loss: Value, outputs: Mapping[str, GraphElement] | None) -> dict[str, Value]:
+    if outputs is not None:
+        predictions = {name: element.output for name, element in outputs.items()}
+    else:
+        found = [p for p in loss.node.loss or () if p is not loss]
+        predictions = _numbered(found or [loss])
+    return _apart(predictions, loss.node.opset)
+
+
+def _numbered(values: Sequence[Value]) -> dict[str, Value]:
+    if len(values) == 1:
+        return {"output": values[0]}
+    return {f"output{i}": value for i, value in enumerate(values, 1)}
+
+
+def _apart(named: Mapping[str, Value], opset: int) -> dict[str, Value]:
+    """Return the outputs, each a value of its own: Identity for a leaf and for one that has a name already."""
+    apart: dict[str, Value] = {}
+    for name, value in named.items():
+        if isinstance(value.node, Leaf) or value in apart.values():
+            value = apply("Identity", value, opset=max(opset, schema.DEFAULT_OPSET)).output
+        apart[name] = value
+    return apart
+
+
+def _named_outputs(
+    source: Source | Sequence[GraphElement],
+    inputs: Mapping[str, Sequence[int | str]] | None,
+    outputs: Mapping[str, GraphElement] | None,
+) -> dict[str, Value]:
+    if outputs is not None:
+        return {name: element.output for name, element in outputs.items()}
+    if isinstance(source, Layer):
+        source = _called(source, inputs)
+    elements = [source] if isinstance(source, GraphElement) else list(source)
+    values: list[Value] = []
+    for element in elements:
+        node = element.output.node
+        values += [p for p in node.loss if p is not element.output] if node.loss is not None else [element.output]
+    return _numbered(list(dict.fromkeys(values)))
+
+
+def _called(layer: Layer, inputs: Mapping[str, Sequence[int | str]] | None) -> GraphElement:
+    if inputs is not None:
+        dtype = np.dtype(parameter.precision)
+        placeholders = [Input(dtype, tuple(shape), name=name) for name, shape in inputs.items()]
+        return layer(*(GraphElement(leaf.output) for leaf in placeholders))
+    last = layer.last_output()
+    if last is None:
+        kind = type(layer).__name__
+        raise ConversionError(
+            f"export: a model must have been called, or be given inputs, got {kind}, which was never called. "
+            f'Call it with data, or give inputs={{"x": ("N", ...)}}.'
+        )
+    return last
+
+
+def write_file(model: onnx.ModelProto | bytes, path: str | os.PathLike[str]) -> None:
+    """Write a model through a temporary file beside it, so that a reader finds the old file or the new one."""
+    data = model if isinstance(model, bytes) else as_bytes(model)
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+__all__ = ["export", "export_training", "to_onnx", "to_training_onnx", "training_model", "write_file"]

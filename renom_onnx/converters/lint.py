@@ -1,0 +1,126 @@
+"""`lint`: what is wrong with a file's training step, which onnx.checker does not look at."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+from onnx import defs, shape_inference
+
+from renom_onnx.converters.importer import read_model, value_type
+from renom_onnx.converters.training_info import concatenate, with_graph
+from renom_onnx.graph.node import type_text
+
+
+def lint(model: Any) -> list[str]:
+    """Return the problems of a model and of its training steps, a sentence each; none is an empty list.
+
+    Checked are: the inference reading by onnx.checker; bindings whose key is no initializer, whose value is no output,
+    that are given twice or change type or shape; operators that neither ONNX nor the file defines; names that the
+    algorithm declares again or reads without anybody writing them; the concatenation of graph and algorithm by
+    onnx.checker.
+
+    Args:
+        model: a ModelProto, path or bytes.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> from renom_onnx.converters import lint
+        >>> loss = rm.graph.ConstantLoss()(rm.graph.Dense(2)(np.ones((1, 3), np.float32)))
+        >>> model = rm.converters.to_training_onnx(loss)
+        >>> lint(model)
+        []
+        >>> model.training_info[0].update_binding[0].key = "nobody"
+        >>> lint(model)[0]
+        "training_info[0]: update_binding: the key must name an initializer, got 'nobody', which is none."
+    """
+    proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    problems = _checked(with_graph(proto, proto.graph), "graph")
+    for i, info in enumerate(proto.training_info):
+        where = f"training_info[{i}]"
+        problems += [f"{where}: {problem}" for problem in _training_problems(proto, i, info)]
+    keys = Counter(b.key for info in proto.training_info for b in info.update_binding)
+    problems += [f"update_binding: a key must be bound once, got {k!r} {n} times." for k, n in keys.items() if n > 1]
+    return problems
+
+
+def _training_problems(model: onnx.ModelProto, index: int, info: onnx.TrainingInfoProto) -> Iterable[str]:
+    graph = concatenate(model, index)
+    initializers = {t.name: t for t in graph.initializer}
+    outputs = {o.name: o for o in graph.output}
+    initial = {o.name: o for o in info.initialization.output}
+    yield from _redeclared(model.graph, info.algorithm)
+    unknown = list(_unknown_operators(model, [*info.algorithm.node, *info.initialization.node]))
+    yield from unknown
+    yield from _unwritten(graph)
+    for kind, bindings, values in (
+        ("update_binding", info.update_binding, outputs),
+        ("initialization_binding", info.initialization_binding, initial),
+    ):
+        for binding in bindings:
+            if binding.key not in initializers:
+                yield f"{kind}: the key must name an initializer, got {binding.key!r}, which is none."
+            elif binding.value not in values:
+                yield f"{kind}: the value of {binding.key!r} must name an output, got {binding.value!r}, which is none."
+            else:
+                yield from _type_problem(kind, binding, initializers[binding.key], values[binding.value])
+    if not unknown:
+        yield from _checked(with_graph(model, graph), "the concatenation with the graph")
+
+
+def _type_problem(kind: str, binding: Any, tensor: onnx.TensorProto, output: onnx.ValueInfoProto) -> Iterable[str]:
+    dtype, shape = value_type(output.type)
+    got = type_text(dtype, shape)
+    wanted = type_text(value_type(_tensor_type(tensor))[0], tuple(tensor.dims))
+    sizes_differ = shape is not None and (
+        len(shape) != len(tensor.dims)
+        or any(isinstance(d, int) and d != n for d, n in zip(shape, tensor.dims, strict=True))
+    )
+    if output.type.tensor_type.elem_type != tensor.data_type or sizes_differ:
+        yield f"{kind}: {binding.value!r} must be {wanted} like {binding.key!r}, got {got}."
+
+
+def _tensor_type(tensor: onnx.TensorProto) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+
+
+def _redeclared(graph: onnx.GraphProto, algorithm: onnx.GraphProto) -> Iterable[str]:
+    own = {name for node in graph.node for name in node.output if name}
+    own |= {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    again = [i.name for i in algorithm.input] + [t.name for t in algorithm.initializer]
+    again += [name for node in algorithm.node for name in node.output if name]
+    for name in dict.fromkeys(name for name in again if name in own):
+        yield f"the algorithm must not declare a name of the graph again, got {name!r}."
+
+
+def _unknown_operators(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Iterable[str]:
+    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    functions = {(f.domain, f.name, f.overload) for f in model.functions}
+    for node in [*nodes, *(n for f in model.functions for n in f.node)]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (node.domain, node.op_type, node.overload) in functions:
+            continue
+        if domain not in opsets or not defs.has(node.op_type, domain, max_inclusive_version=opsets[domain]):
+            name = f"{domain}.{node.op_type}" if domain else node.op_type
+            yield f"every operator must be defined by ONNX or by a function of the file, got {name} in node {node.name!r}."
+
+
+def _unwritten(graph: onnx.GraphProto) -> Iterable[str]:
+    written = {""} | {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    for node in graph.node:
+        for name in node.input:
+            if name not in written:
+                yield f"every input must be written before it is read, got {name!r} read by node {node.name!r}."
+        written.update(node.output)
+
+
+def _checked(model: onnx.ModelProto, what: str) -> list[str]:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError) as e:
+        detail = str(e).strip().split("\n")[0].rstrip(".")
+        return [f"{what} must pass onnx.checker, got: {detail}."]
+    return []

@@ -1,0 +1,224 @@
+"""`training_info`: the training step of a file, read as the ONNX specification says.
+
+Source: https://onnx.ai/onnx/repo-docs/IR.html#training-related-information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from renom_onnx.errors import ConversionError
+
+
+def describe_training(info: onnx.TrainingInfoProto, states: Sequence[tuple[str, np.ndarray[Any, Any]]]) -> None:
+    """Write the initialization of optimizer state and counters: constants, bound to the initializers that they reset."""
+    nodes, outputs = [], []
+    for name, array in states:
+        output = f"{name}.initial"
+        if array.size and not array.any():
+            shape = numpy_helper.from_array(np.array(array.shape, np.int64), f"{output}.shape")
+            zero = numpy_helper.from_array(np.zeros(1, array.dtype))
+            nodes.append(helper.make_node("Constant", [], [f"{output}.shape"], value=shape))
+            nodes.append(helper.make_node("ConstantOfShape", [f"{output}.shape"], [output], value=zero))
+        else:
+            nodes.append(helper.make_node("Constant", [], [output], value=numpy_helper.from_array(array)))
+        element = helper.np_dtype_to_tensor_dtype(array.dtype)
+        outputs.append(helper.make_tensor_value_info(output, element, array.shape))
+        info.initialization_binding.add(key=name, value=output)
+    info.initialization.CopyFrom(helper.make_graph(nodes, "initialization", [], outputs))
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """A training step as one graph for a stock runtime.
+
+    Attributes:
+        model: the concatenation of graph and algorithm; mutable initializers are plain inputs without a value, and
+            only loss and next states are outputs.
+        loss: name of the loss.
+        bindings: next value by the name of the mutable initializer.
+        state: values of the mutable initializers by name.
+        feeds: names of the inputs that a step is fed, the learning rate among the optional ones.
+        optional: feeds with a default, by name.
+        reset_names: mutable initializers that `initialization` resets: state, not weights.
+    """
+
+    model: onnx.ModelProto
+    loss: str
+    bindings: dict[str, str]
+    state: dict[str, np.ndarray[Any, Any]]
+    feeds: tuple[str, ...]
+    optional: dict[str, np.ndarray[Any, Any]]
+    reset_names: frozenset[str]
+
+
+def concatenate(model: onnx.ModelProto, index: int = 0) -> onnx.GraphProto:
+    """Return graph and algorithm as the specification concatenates them: inputs, initializers, outputs, nodes."""
+    if len(model.training_info) <= index:
+        raise ConversionError(
+            f"training: a model must hold training_info, got one with {len(model.training_info)} entries. "
+            f"Write it with rm.export_training."
+        )
+    algorithm = model.training_info[index].algorithm
+    graph = onnx.GraphProto()
+    graph.CopyFrom(model.graph)
+    for field in (
+        "node",
+        "initializer",
+        "sparse_initializer",
+        "input",
+        "output",
+        "value_info",
+        "quantization_annotation",
+    ):
+        getattr(graph, field).extend(getattr(algorithm, field))
+    return graph
+
+
+def with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    """Return a model of another graph with the same functions and imports, and without training_info."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    result.ClearField("training_info")
+    result.graph.CopyFrom(graph)
+    return result
+
+
+def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
+    """Return the step of a trainable model, ready for a session."""
+    graph = concatenate(model, index)
+    info = model.training_info[index]
+    bindings = {b.key: b.value for b in info.update_binding}
+    tensors = {t.name: t for t in graph.initializer}
+    missing = [key for key in bindings if key not in tensors]
+    if missing:
+        raise ConversionError(f"training: update_binding must name initializers, got {missing[0]}, which is none.")
+    outputs = {o.name: o for o in graph.output}
+    next_names = set(bindings.values())
+    losses = [o.name for o in info.algorithm.output if o.name not in next_names]
+    if not losses:
+        raise ConversionError("training: the algorithm must have the loss among its outputs, got only next values.")
+    state = {key: np.array(numpy_helper.to_array(tensors[key])) for key in bindings}
+    defaults = {i.name for i in graph.input} & set(tensors)
+    optional = {name: np.array(numpy_helper.to_array(tensors[name])) for name in sorted(defaults - set(bindings))}
+
+    step = onnx.GraphProto()
+    step.name = "step"
+    wanted = [losses[0], *dict.fromkeys(bindings.values())]
+    step.node.extend(_needed(graph.node, wanted))
+    read = {name for node in step.node for name in node.input}
+    kept = set(tensors) - set(bindings) - set(optional)
+    step.initializer.extend(t for name, t in tensors.items() if name in kept and name in read)
+    feeds = [i for i in graph.input if i.name not in bindings and (i.name in read or i.name in wanted)]
+    step.input.extend(feeds)
+    for key in bindings:
+        tensor = tensors[key]
+        step.input.append(helper.make_tensor_value_info(key, tensor.data_type, list(tensor.dims)))
+    step.output.extend(outputs[name] for name in wanted)
+    names = tuple(i.name for i in feeds)
+    return TrainingStep(
+        with_graph(model, step),
+        losses[0],
+        bindings,
+        state,
+        names,
+        {k: v for k, v in optional.items() if k in names},
+        frozenset(b.key for b in info.initialization_binding),
+    )
+
+
+def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: bool) -> onnx.ModelProto:
+    """Return the inference outputs, and the loss, as a model whose mutable initializers are plain inputs."""
+    graph = concatenate(model) if with_loss else model.graph
+    wanted = [o for o in model.graph.output] + [o for o in graph.output if with_loss and o.name == step.loss]
+    nodes = _needed(graph.node, [o.name for o in wanted])
+    read = {name for node in nodes for name in node.input} | {o.name for o in wanted}
+    result = onnx.GraphProto()
+    result.name = "evaluation"
+    result.node.extend(nodes)
+    result.initializer.extend(t for t in graph.initializer if t.name in read and t.name not in step.bindings)
+    result.input.extend(i for i in graph.input if i.name in read and i.name not in step.bindings)
+    for tensor in graph.initializer:
+        if tensor.name in step.bindings and tensor.name in read:
+            result.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    result.output.extend(wanted)
+    return with_graph(model, result)
+
+
+def without_state(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the values of its mutable initializers left out; `fill_state` puts them in again."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    mutable = {b.key for info in result.training_info for b in info.update_binding}
+    for tensor in _tensors(result):
+        if tensor.name in mutable:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(field)
+    return result
+
+
+def fill_state(
+    model: onnx.ModelProto, values: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """Return the model with the given values of initializers, and with further metadata."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for tensor in _tensors(result):
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], order="C"), tensor.name))
+    entries = {p.key: p.value for p in result.metadata_props} | dict(metadata)
+    del result.metadata_props[:]
+    for key, value in sorted(entries.items()):
+        result.metadata_props.add(key=key, value=value)
+    return result
+
+
+def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+    yield from model.graph.initializer
+    for info in model.training_info:
+        yield from info.algorithm.initializer
+
+
+def inference_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the plain inference model of a trainable one, without the functions that only training calls."""
+    result = with_graph(model, model.graph)
+    used = _called(model.graph.node, {(f.domain, f.name, f.overload): f for f in model.functions})
+    del result.functions[:]
+    result.functions.extend(f for f in model.functions if (f.domain, f.name, f.overload) in used)
+    domains = {n.domain for n in result.graph.node} | {n.domain for f in result.functions for n in f.node}
+    del result.opset_import[:]
+    result.opset_import.extend(o for o in model.opset_import if o.domain in ("", "ai.onnx") or o.domain in domains)
+    del result.metadata_props[:]
+    return result
+
+
+def _called(nodes: Iterable[onnx.NodeProto], functions: dict[Any, onnx.FunctionProto]) -> set[Any]:
+    used: set[Any] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        key = (node.domain, node.op_type, node.overload)
+        if key in functions and key not in used:
+            used.add(key)
+            stack.extend(functions[key].node)
+    return used
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that the wanted names need, in order."""
+    names = set(wanted)
+    kept = []
+    for node in reversed(nodes):
+        if any(output in names for output in node.output):
+            kept.append(node)
+            names.update(name for name in node.input if name)
+            for attribute in node.attribute:
+                for graph in [attribute.g, *attribute.graphs]:
+                    names.update(name for inner in graph.node for name in inner.input)
+    return kept[::-1]

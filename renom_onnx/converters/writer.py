@@ -1,0 +1,289 @@
+"""Writing nodes as protobuf: the one place where elements become ONNX nodes, initializers and functions."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from renom_onnx.graph import schema
+from renom_onnx.graph.function import DOMAIN_VERSION, Function
+from renom_onnx.graph.node import UNKNOWN_DIM, Constant, Node, Shape, Value, ancestors
+
+
+class Names:
+    """Names of the values and nodes of one graph; every name is given once."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._values: dict[Value, str] = {}
+        self._nodes: set[str] = set()
+
+    def fresh(self, name: str) -> str:
+        """Return the name, with a number if it is taken, and take it."""
+        unique = _unique(name, self._taken)
+        self._taken.add(unique)
+        return unique
+
+    def fresh_node(self, name: str) -> str:
+        """Return a node name likewise; nodes and values do not share names."""
+        unique = _unique(name, self._nodes)
+        self._nodes.add(unique)
+        return unique
+
+    def give(self, value: Value, name: str) -> str:
+        """Name a value, or return the name that it has."""
+        if value not in self._values:
+            self._values[value] = self.fresh(name)
+        return self._values[value]
+
+    def fix(self, value: Value, name: str) -> None:
+        """Give a value exactly this name."""
+        self._taken.add(name)
+        self._values[value] = name
+
+    def of(self, value: Value) -> str:
+        """Return the name of a value that has one."""
+        return self._values[value]
+
+    def __contains__(self, value: Value) -> bool:
+        return value in self._values
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
+class FunctionTable:
+    """The functions of one model, with an overload where one name needs several bodies."""
+
+    def __init__(self, nodes: Iterable[Node], reserved: Iterable[tuple[str, str]] = ()) -> None:
+        self._order: list[Function] = []
+        seen: set[Function] = set()
+        stack = [node.function for node in nodes if node.function is not None][::-1]
+        while stack:
+            function = stack[-1]
+            inner = [n.function for n in function.body() if n.function is not None and n.function not in seen]
+            if function in seen:
+                stack.pop()
+            elif inner:
+                stack.extend(inner[::-1])
+            else:
+                seen.add(function)
+                self._order.append(stack.pop())
+        digests: dict[tuple[str, str], set[str]] = {key: {"reserved"} for key in reserved}
+        for function in self._order:
+            digests.setdefault((function.domain, function.name), set()).add(digest(function))
+        self._several = {key for key, found in digests.items() if len(found) > 1}
+
+    def overload(self, function: Function) -> str:
+        """Return the overload under which the function stands in the model."""
+        return digest(function) if (function.domain, function.name) in self._several else ""
+
+    def protos(self) -> list[onnx.FunctionProto]:
+        """Return the functions, inner ones first, equal bodies once."""
+        written: dict[tuple[str, str, str], onnx.FunctionProto] = {}
+        for function in self._order:
+            key = (function.domain, function.name, self.overload(function))
+            if key not in written:
+                written[key] = function_proto(function, self.overload)
+        return list(written.values())
+
+
+_digests: weakref.WeakKeyDictionary[Function, str] = weakref.WeakKeyDictionary()
+
+
+def digest(function: Function) -> str:
+    """Return the first 8 hex digits of the SHA-256 of the body."""
+    found = _digests.get(function)
+    if found is None:
+        proto = function_proto(function, lambda inner: "" if inner is function else digest(inner))
+        found = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()[:8]
+        _digests[function] = found
+    return found
+
+
+def function_proto(function: Function, overload: Any) -> onnx.FunctionProto:
+    """Return the function as protobuf; ``overload`` maps a function to its overload."""
+    names = Names()
+    inputs = [names.give(value, str(value.name)) for value in function.inputs]
+    for value, name in zip(function.outputs, function.output_names, strict=True):
+        names.give(value, name)
+    writer = Writer(names, overload=overload, in_function=True)
+    writer.write(function.body())
+    domains = {node.domain for node in writer.nodes}
+    imports = [helper.make_opsetid("", function.opset)]
+    imports += [helper.make_opsetid(domain, DOMAIN_VERSION) for domain in sorted(domains - {""})]
+    return helper.make_function(
+        function.domain,
+        function.name,
+        inputs,
+        [names.of(value) for value in function.outputs],
+        writer.nodes,
+        imports,
+        attributes=list(function.attribute_names),
+        doc_string=function.doc or None,
+        overload=overload(function),
+    )
+
+
+class Writer:
+    """Writes nodes in order; after `write`, `nodes` and `initializers` hold the protobuf."""
+
+    def __init__(
+        self,
+        names: Names,
+        *,
+        overload: Any = None,
+        inline: bool = False,
+        in_function: bool = False,
+        node_names: Mapping[Node, str] | None = None,
+        fed_types: Mapping[Value, np.dtype[Any]] | None = None,
+    ) -> None:
+        self.names = names
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._overload = overload
+        self._inline = inline
+        self._in_function = in_function
+        self._node_names = node_names or {}
+        self._fed_types = fed_types or {}
+
+    def write(self, nodes: Sequence[Node], wanted: Iterable[Value] | None = None) -> None:
+        """Write the nodes; outputs of calls that neither they nor ``wanted`` read become ""."""
+        read = {value for node in nodes for value in node.inputs if value is not None}
+        read.update(wanted if wanted is not None else (v for node in nodes for v in node.outputs if v in self.names))
+        for node in nodes:
+            if isinstance(node, Constant):
+                self._constant(node, nodes)
+            elif not node.is_leaf:
+                self._node(node, read)
+
+    def _constant(self, node: Constant, nodes: Sequence[Node]) -> None:
+        if node.output in self.names:
+            name = self.names.of(node.output)
+        else:
+            name = self.names.give(node.output, self._constant_name(node, nodes))
+        self._tensor(node.array, name)
+
+    def _constant_name(self, constant: Constant, nodes: Sequence[Node]) -> str:
+        if self._in_function or constant.output.name:
+            return constant.output.name or "Constant"
+        for node in nodes:
+            if constant.output in node.inputs and node.function is None:
+                formal = schema.operator(node.op_type, node.opset, node.domain).input(
+                    node.inputs.index(constant.output)
+                )
+                return f"{self._node_names.get(node, node.op_type)}.{formal.name.lower()}"
+        return "constant"
+
+    def _tensor(self, array: np.ndarray[Any, Any], name: str) -> None:
+        if self._in_function:
+            self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array)))
+        else:
+            self.initializers.append(numpy_helper.from_array(array, name))
+
+    def _node(self, node: Node, read: set[Value]) -> None:
+        node_name = self._node_names.get(node) or node.op_type
+        if not self._in_function:
+            node_name = self.names.fresh_node(node_name)
+        inputs = [self._operand(v, cast, node_name) for v, cast in zip(node.inputs, node.casts, strict=True)]
+        outputs = self._outputs(node, node_name, read)
+        if self._inline and node.function is not None:
+            self._write_out(node.function, node_name, inputs, outputs)
+            return
+        proto = helper.make_node(
+            node.op_type,
+            inputs,
+            outputs,
+            name=None if self._in_function else node_name,
+            domain=node.domain,
+            overload=self._overload(node.function) if node.function is not None else None,
+        )
+        proto.attribute.extend(attribute_proto(k, v) for k, v in sorted(node.attributes.items()))
+        self.nodes.append(proto)
+
+    def _outputs(self, node: Node, node_name: str, read: set[Value]) -> list[str]:
+        several = len(node.outputs) > 1
+        outputs = []
+        for i, value in enumerate(node.outputs):
+            if value in self.names:
+                outputs.append(self.names.of(value))
+            elif value not in read:
+                outputs.append("")
+            elif several and node.function is not None:
+                outputs.append(self.names.give(value, f"{node_name}.{node.function.output_names[i]}"))
+            else:
+                outputs.append(self.names.give(value, f"{node_name}:{i}" if several and i else node_name))
+        if node.function is None:
+            while outputs and not outputs[-1]:
+                outputs.pop()
+        return outputs
+
+    def _operand(self, value: Value | None, cast: np.dtype[Any] | None, node_name: str) -> str:
+        if value is None:
+            return ""
+        name = self.names.of(value)
+        if cast is None or (value in self._fed_types and self._fed_types[value] == cast):
+            return name
+        converted = self.names.fresh(f"{name}.{np.dtype(cast).name}")
+        to = schema.element_type(np.dtype(cast))
+        cast_name = None if self._in_function else self.names.fresh_node(f"{node_name}/Cast")
+        self.nodes.append(helper.make_node("Cast", [name], [converted], name=cast_name, to=to))
+        return converted
+
+    def _write_out(self, function: Function, prefix: str, inputs: list[str], outputs: list[str]) -> None:
+        """Write the body instead of the call; what only unwanted outputs need is left out."""
+        wanted = [(v, name) for v, name in zip(function.outputs, outputs, strict=True) if name]
+        formals = {value.node for value in function.inputs}
+        body = [node for node in ancestors([v for v, _ in wanted], formals) if node not in formals]
+        inner = _Scope(self.names, prefix)
+        for value, name in zip(function.inputs, [*inputs, *[""] * len(function.inputs)], strict=False):
+            inner.fix(value, name)
+        for value, name in wanted:
+            inner.fix(value, name)
+        writer = Writer(inner, inline=True, node_names={n: f"{prefix}/{n.op_type}" for n in body})
+        writer.write(body)
+        self.nodes += writer.nodes
+        self.initializers += writer.initializers
+
+
+class _Scope(Names):
+    """Names inside a call that is written out: values are the call's own, names are the graph's."""
+
+    def __init__(self, outer: Names, prefix: str) -> None:
+        super().__init__()
+        self._outer = outer
+        self._prefix = prefix
+
+    def fresh(self, name: str) -> str:
+        return self._outer.fresh(name if name.startswith(self._prefix) else f"{self._prefix}/{name}")
+
+    def fresh_node(self, name: str) -> str:
+        return self._outer.fresh_node(name)
+
+
+def attribute_proto(name: str, value: Any) -> onnx.AttributeProto:
+    """Return an attribute as protobuf; the Python type tells its kind, as `schema.plain_attributes` made it."""
+    if isinstance(value, np.ndarray):
+        value = numpy_helper.from_array(value)
+    if isinstance(value, tuple) and not value:
+        return helper.make_attribute(name, [], attr_type=onnx.AttributeProto.INTS)
+    return helper.make_attribute(name, value)
+
+
+def value_info(name: str, dtype: np.dtype[Any], shape: Shape | None) -> onnx.ValueInfoProto:
+    """Return name, element type and shape as protobuf; sizes that only the run will know have no name."""
+    if shape is not None:
+        shape = tuple(None if str(d).startswith(UNKNOWN_DIM) else d for d in shape)  # type: ignore[misc]
+    return helper.make_tensor_value_info(name, schema.element_type(dtype), shape)

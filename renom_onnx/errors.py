@@ -1,0 +1,45 @@
+"""The errors of renom_onnx.
+
+    RenomError
+    ├── ShapeError       (ValueError)           sizes that do not fit
+    ├── DTypeError       (TypeError)            element types that do not fit
+    ├── GradientError    (NotImplementedError)  a gradient that does not exist
+    ├── ConversionError  (ValueError)           a model that cannot be written or read
+    ├── DeviceError      (RuntimeError)         a device or an onnxruntime that is not there
+    └── RunError         (RuntimeError)         onnxruntime refused or stopped
+
+Each is also a builtin exception, so ``except ValueError`` works too. Every message says the rule, what was got, what to
+do and, where an element is concerned, the user's line that made it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConversionError", "DTypeError", "DeviceError", "GradientError", "RenomError", "RunError", "ShapeError"]
+
+
+class RenomError(Exception):
+    """Base of all errors that renom_onnx raises on purpose."""
+
+
+class ShapeError(RenomError, ValueError):
+    """Sizes that do not fit the operator, layer or feed."""
+
+
+class DTypeError(RenomError, TypeError):
+    """Element types that do not fit the operator, layer or feed."""
+
+
+class GradientError(RenomError, NotImplementedError):
+    """A gradient was asked for where there is none."""
+
+
+class ConversionError(RenomError, ValueError):
+    """A model that cannot be written, read or differentiated as asked."""
+
+
+class DeviceError(RenomError, RuntimeError):
+    """A device, or an onnxruntime for it, that is not there."""
+
+
+class RunError(RenomError, RuntimeError):
+    """Onnxruntime refused a model or stopped while running it."""

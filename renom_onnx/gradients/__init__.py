@@ -1,0 +1,18 @@
+"""Gradient rules, one per ONNX operator, grouped by family."""
+
+from renom_onnx.gradients import (  # noqa: F401  (importing a family registers its rules)
+    activation,
+    arithmetic,
+    convolution,
+    discrete,
+    indexing,
+    linear,
+    loss,
+    pooling,
+    reduction,
+    shape,
+    softmax,
+)
+from renom_onnx.gradients.registry import Gradient, entries, find, gradient, not_differentiable
+
+__all__ = ["Gradient", "entries", "find", "gradient", "not_differentiable"]

@@ -1,0 +1,129 @@
+"""Gradients of Conv and ConvTranspose.
+
+Both are linear in each input. Conv reads an image through windows; its gradient with respect to the image puts every
+element of dy back where it came from, which is a ConvTranspose, and vice versa. The gradient with respect to the kernel
+correlates image and dy (`kernel_gradient`). Source: Dumoulin & Visin 2016, arXiv:1603.07285.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from renom_onnx.errors import GradientError
+from renom_onnx.gradients.kernel_gradient import kernel_gradient
+from renom_onnx.gradients.registry import gradient
+from renom_onnx.gradients.window import lay_transposed_windows, lay_windows
+
+MANY_CHANNELS = 32
+"""From here on onnxruntime's Conv is faster than its ConvTranspose, measured on CPU."""
+
+
+@gradient("Conv", linear_in_each=True)
+def conv(op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, kernel_shape):
+    """y[n, m, o] = b[m] + sum over c, k of x[n, c, o * stride - begin + k * dilation] * w[m, c, k].
+
+    dx collects, at every pixel, w * dy of all windows that saw it; dw[m, c, k] = sum over n, o of
+    dy[n, m, o] * x[n, c, o * stride - begin + k * dilation]; db sums dy.
+    """
+    kernel = _sizes("Conv", w)[2:]
+    windows = lay_windows(
+        op, x, dy, kernel=kernel, strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad
+    )
+    dx = conv_adjoint(op, dy, w, windows, group, x)
+    dw = kernel_gradient(op, x, dy, windows, group, w)
+    return dx, dw, None if b is None else op.ReduceSum(dy, [0, *windows.axes], keepdims=0)
+
+
+@gradient("ConvTranspose", linear_in_each=True)
+def conv_transpose(
+    op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, kernel_shape, output_padding, output_shape
+):
+    """Y is what `conv` calls dx, x what it calls dy: dx is Conv of dy, and dw correlates dy with x."""
+    kernel = _sizes("ConvTranspose", w)[2:]
+    windows = lay_transposed_windows(
+        op,
+        dy,
+        x,
+        kernel=kernel,
+        strides=strides,
+        dilations=dilations,
+        pads=pads,
+        auto_pad=auto_pad,
+        output_padding=output_padding,
+        output_shape=output_shape,
+    )
+    dx = op.Conv(windows.pad(op, dy), w, strides=windows.strides, dilations=windows.dilations, group=group)
+    dw = kernel_gradient(op, dy, x, windows, group, w)
+    return op.shaped(dx, x), dw, None if b is None else op.ReduceSum(dy, [0, *windows.axes], keepdims=0)
+
+
+def _sizes(op_type, w):
+    if w.shape is None or not all(isinstance(d, int) for d in w.shape):
+        raise GradientError(
+            f"{op_type}: the gradient must know the sizes of w, got w is {w}. Give w a shape of numbers in the model."
+        )
+    return w.shape
+
+
+def conv_adjoint(op, dy, w, windows, group, image):
+    """Return the gradient of Conv with respect to its image, from the gradient ``dy`` of its response.
+
+    It is a ConvTranspose. With stride 1 it is also a Conv of dy with the kernel turned around, channels swapped and
+    padding extent - 1 - pad; that is faster where there are many channels and this padding is small.
+    """
+    if _prefers_conv(windows, group, w):
+        edge = [e - 1 - begin for e, begin in zip(windows.extents, windows.begins, strict=True)]
+        edge += [e - 1 - end for e, end in zip(windows.extents, windows.ends, strict=True)]
+        turned = _swap_channels(op, _turn(op, w, windows), group)
+        return op.shaped(op.Conv(dy, turned, dilations=windows.dilations, pads=edge, group=group), image)
+    return put_back(op, dy, w, windows, group, image)
+
+
+def put_back(op, dy, w, windows, group, image):
+    """Return the sum, at every pixel of ``image``, of w * dy over the windows that cover it."""
+    attributes = dict(strides=windows.strides, dilations=windows.dilations, group=group)
+    begins, ends = windows.begins, windows.ends
+    if windows.is_exact:
+        cut, kept = [max(end, 0) for end in ends], [max(-end, 0) for end in ends]
+        dx = op.ConvTranspose(dy, w, pads=[*begins, *cut], output_padding=kept, **attributes)
+        return op.shaped(dx, image)
+    # The number of pixels is known only at run time: make as many as there can be, and cut them off.
+    most = [stride - 1 for stride in windows.strides]
+    if isinstance(begins, tuple):
+        dx = op.ConvTranspose(dy, w, pads=[*begins, *(0 for _ in begins)], output_padding=most, **attributes)
+        dx = op.Slice(dx, [0 for _ in begins], op.size_of(image, windows.axes), windows.axes)
+    else:
+        dx = op.ConvTranspose(dy, w, output_padding=most, **attributes)
+        dx = op.Slice(dx, begins, op.Add(begins, op.size_of(image, windows.axes)), windows.axes)
+    return op.shaped(dx, image)
+
+
+def _prefers_conv(windows, group, w):
+    if not windows.has_unit_strides or not isinstance(windows.begins, tuple):
+        return False
+    edges = [e - 1 - pad for pads in (windows.begins, windows.ends) for e, pad in zip(windows.extents, pads, strict=True)]
+    if min(edges) < 0 or max(edges) > 1:
+        return False
+    return group > 1 or min(w.shape[:2]) >= MANY_CHANNELS
+
+
+def _turn(op, w, windows):
+    """Return w with its spatial axes reversed."""
+    axes = [axis for axis, k in zip(windows.axes, windows.kernel, strict=True) if k > 1]
+    if not axes:
+        return w
+    back = [-1] * len(axes)
+    return op.Slice(w, back, [-1 - w.shape[axis] for axis in axes], axes, back)
+
+
+def _swap_channels(op, w, group):
+    """Return w with its two channel axes swapped within each group: (M, C / group, *K) to (C, M / group, *K)."""
+    m, c, *kernel = w.shape
+    if m == group and c == 1:
+        return w
+    taps = range(3, 3 + len(kernel))
+    if group == 1:
+        return op.Transpose(w, perm=[1, 0, *(axis - 1 for axis in taps)])
+    grouped = op.Reshape(w, op.constant([group, m // group, c, *kernel], np.int64))
+    swapped = op.Transpose(grouped, perm=[0, 2, 1, *taps])
+    return op.Reshape(swapped, op.constant([group * c, m // group, *kernel], np.int64))

@@ -1,0 +1,164 @@
+"""Gradients of operators that pick or place elements by position. Operators: https://onnx.ai/onnx/operators/.
+
+Sums over repeated positions are made by ScatterElements: onnxruntime's CPU kernel of ScatterND adds in several threads
+without a lock and silently loses summands (onnxruntime 1.32).
+"""
+
+import numpy as np
+
+from renom_onnx.gradients.registry import gradient
+from renom_onnx.graph.node import known_array
+
+
+def add_at(op, x, indices, updates, *, axis):
+    """Return zeros of the shape of x, with the updates added where the indices say."""
+    narrow = x.dtype.itemsize < 4  # onnxruntime's CPU kernel adds no float16
+    wide = op.Cast(updates, to=np.float32) if narrow else updates
+    zeros = op.Cast(op.zeros_like(x), to=np.float32) if narrow else op.zeros_like(x)
+    sums = op.ScatterElements(zeros, indices, wide, axis=axis, reduction="add")
+    return op.shaped(op.Cast(sums, to=x.dtype) if narrow else sums, x)
+
+
+def positions(op, x):
+    """Return an int64 tensor of the shape of x that numbers its elements."""
+    n = op.ReduceProd(op.shape_of(x), keepdims=0)
+    return op.reshape_like(op.Range(op.constant(0, np.int64), n, op.constant(1, np.int64)), x)
+
+
+def put_back(op, dy, source, x):
+    """Return the gradient of an operator that copies elements: each dy is added to the element that it was copied from.
+
+    Args:
+        op: builder.
+        dy: gradient of the copies.
+        source: what the operator makes of `positions`.
+        x: the operand.
+    """
+    flat = op.Reshape(op.zeros_like(x), [-1])
+    sums = add_at(op, flat, op.Reshape(source, [-1]), op.Reshape(dy, [-1]), axis=0)
+    return op.reshape_like(sums, x)
+
+
+@gradient("Slice", linear_in_each=True)
+def slice_(op, dy, y, x, starts, ends, axes=None, steps=None):
+    """Dx = dy between zeros: by Pad where all steps are 1, else every element is put back where it came from."""
+    step, start, axis = known_array(steps), known_array(starts), known_array(axes)
+    if axes is None and starts.shape is not None and isinstance(starts.shape[0], int):
+        axis = np.arange(starts.shape[0])
+    if axis is None or x.rank is None or (steps is not None and (step is None or (step != 1).any())):
+        return put_back(op, dy, op.Slice(positions(op, x), starts, ends, axes, steps), x)
+    sizes = [x.shape[a] for a in axis]
+    if start is not None and all(isinstance(n, int) for n in sizes):
+        begin = op.constant([slice(s, None).indices(n)[0] for s, n in zip(start.tolist(), sizes, strict=True)], np.int64)
+    elif start is not None and (start >= 0).all():
+        begin = op.constant(start, np.int64)
+    else:
+        begin = _begin(op, op.Cast(starts, to=np.int64), op.size_of(x, axis.tolist()))
+    end = op.Sub(op.Sub(op.size_of(x, axis.tolist()), op.size_of(y, axis.tolist())), begin)
+    return op.shaped(op.Pad(dy, op.vector(begin, end), None, op.constant(axis, np.int64)), x)
+
+
+def _begin(op, starts, sizes):
+    """Return the first position of every slice: negative starts count from the end, and both ends are limits."""
+    counted = op.Add(starts, op.Mul(sizes, op.Cast(op.Less(starts, 0), to=np.int64)))
+    return op.Min(op.Max(counted, op.constant(0, np.int64)), sizes)
+
+
+@gradient("Pad", linear_in_each=True)
+def pad(op, dy, y, x, pads, value=None, axes=None, *, mode):
+    """Dx = dy without the pads; with mode reflect, edge or wrap every copy is added to its original."""
+    if mode != "constant":
+        return put_back(op, dy, op.Pad(positions(op, x), pads, None, axes, mode=mode), x)
+    known = known_array(pads)
+    dx = op.Pad(dy, op.Neg(pads) if known is None else op.constant(-known), None, axes)
+    if value is None:
+        return op.shaped(dx, x)
+    padding = op.Pad(op.zeros_like(x), pads, op.constant(1, dy.dtype), axes)
+    return op.shaped(dx, x), None, op.ReduceSum(op.Mul(dy, padding), keepdims=0)
+
+
+@gradient("Gather", linear_in_each=True)
+def gather(op, dy, y, x, indices, *, axis):
+    """Dx = dy, added along the axis where the indices say."""
+    if x.rank is None or indices.rank is None:
+        return put_back(op, dy, op.Gather(positions(op, x), indices, axis=axis), x)
+    axis %= x.rank
+    before, after = list(range(axis)), list(range(axis + 1, x.rank))
+    flat = op.Reshape(dy, op.vector(op.size_of(x, before), [-1], op.size_of(x, after)))
+    column = op.Reshape(indices, [-1] + [1] * len(after))
+    return add_at(op, x, op.Expand(column, op.Shape(flat)), flat, axis=axis)
+
+
+@gradient("GatherElements", linear_in_each=True)
+def gather_elements(op, dy, y, x, indices, *, axis):
+    """Dx = dy, added along the axis where the indices say."""
+    return add_at(op, x, indices, dy, axis=axis)
+
+
+@gradient("GatherND", linear_in_each=True)
+def gather_nd(op, dy, y, x, indices, *, batch_dims):
+    """Dx = dy, every element added to the one that it was copied from."""
+    return put_back(op, dy, op.GatherND(positions(op, x), indices, batch_dims=batch_dims), x)
+
+
+@gradient("Compress", linear_in_each=True)
+def compress(op, dy, y, x, condition, *, axis):
+    """Dx = dy, put back where it came from."""
+    return put_back(op, dy, op.Compress(positions(op, x), condition, axis=axis), x)
+
+
+@gradient("TopK", all_outputs=True)
+def top_k(op, dys, ys, x, k, *, axis):
+    """Dx = dy of the values, put back where they came from; the indices have no gradient."""
+    return op.shaped(op.ScatterElements(op.zeros_like(x), ys[1], dys[0], axis=axis), x)
+
+
+@gradient("ScatterElements")
+def scatter_elements(op, dy, y, x, indices, updates, *, axis, reduction):
+    """Dx = dy and du = dy at the indices, each times the share that the reduction gives it."""
+
+    def scatter(data, values, how):
+        return op.ScatterElements(data, indices, values, axis=axis, reduction=how)
+
+    return _scatter(op, dy, y, x, updates, lambda v: op.GatherElements(v, indices, axis=axis), scatter, reduction)
+
+
+@gradient("ScatterND")
+def scatter_nd(op, dy, y, x, indices, updates, *, reduction):
+    """Dx = dy and du = dy at the indices, each times the share that the reduction gives it."""
+
+    def scatter(data, values, how):
+        return op.ScatterND(data, indices, values, reduction=how)
+
+    return _scatter(op, dy, y, x, updates, lambda v: op.GatherND(v, indices), scatter, reduction)
+
+
+def _scatter(op, dy, y, x, updates, gather, scatter, reduction):
+    """Return (dx, None, du). For max and min, ties share evenly, as in PyTorch."""
+
+    def mask(condition):
+        return op.Cast(condition, to=dy.dtype)
+
+    if reduction in {None, "none"}:
+        return scatter(dy, op.zeros_like(updates), "none"), None, gather(dy)
+    if reduction == "add":
+        return dy, None, gather(dy)
+    if reduction == "mul":  # the product of the others: of all that are not 0, unless another is 0
+        x_is_zero, u_is_zero = mask(op.Equal(x, 0)), mask(op.Equal(updates, 0))
+        x, updates = op.Add(x, x_is_zero), op.Add(updates, u_is_zero)
+        scaled = op.Mul(dy, scatter(x, updates, "mul"))
+        n_zeros = scatter(x_is_zero, u_is_zero, "add")
+        dx = op.Mul(op.Div(scaled, x), mask(op.Equal(n_zeros, x_is_zero)))
+        return dx, None, op.Mul(op.Div(gather(scaled), updates), mask(op.Equal(gather(n_zeros), u_is_zero)))
+    x_hits, u_hits = mask(op.Equal(x, y)), mask(op.Equal(updates, gather(y)))
+    share = op.Div(dy, scatter(x_hits, u_hits, "add"))
+    return op.Mul(share, x_hits), None, op.Mul(gather(share), u_hits)
+
+
+@gradient("OneHot")
+def one_hot(op, dy, y, indices, depth, values, *, axis):
+    """Y = values[0] + h (values[1] - values[0]): d_values = sums of dy (1 - h) and of dy h; none for the indices."""
+    h = op.OneHot(indices, depth, op.constant([0, 1], dy.dtype), axis=axis)
+    on = op.ReduceSum(op.Mul(dy, h), keepdims=0)
+    off = op.Sub(op.ReduceSum(dy, keepdims=0), on)
+    return None, None, op.Concat(op.Unsqueeze(off, [0]), op.Unsqueeze(on, [0]), axis=0)

@@ -1,0 +1,49 @@
+"""Gradients of matrix products. Operators: https://onnx.ai/onnx/operators/."""
+
+from renom_onnx.gradients.registry import gradient
+
+
+@gradient("Gemm", linear_in_each=True)
+def gemm(op, dy, y, a, b, c=None, *, alpha, beta, transA, transB):
+    """Y = alpha a' b' + beta c:  da' = alpha dy b'^T,  db' = alpha a'^T dy,  dc = beta dy."""
+    if transA:
+        da = op.Gemm(b, dy, alpha=alpha, transA=transB, transB=1)
+    else:
+        da = op.Gemm(dy, b, alpha=alpha, transB=1 - transB)
+    if transB:
+        db = op.Gemm(dy, a, alpha=alpha, transA=1, transB=transA)
+    else:
+        db = op.Gemm(a, dy, alpha=alpha, transA=1 - transA)
+    return da, db, dy if beta == 1 else op.Mul(dy, beta)
+
+
+@gradient("MatMul", linear_in_each=True)
+def matmul(op, dy, y, a, b):
+    """Da = dy b^T, db = a^T dy; a vector is a matrix of one row (on the left) or one column (on the right)."""
+    if a.rank == 1 and b.rank == 1:
+        return op.Mul(dy, b), op.Mul(dy, a)
+    if a.rank == 1:
+        rows, column = op.Unsqueeze(dy, [-2]), op.Unsqueeze(a, [1])
+        return op.Squeeze(op.MatMul(rows, _transpose(op, b)), [-2]), op.Mul(column, rows)
+    if b.rank == 1:
+        columns = op.Unsqueeze(dy, [-1])
+        return op.Mul(columns, b), op.Squeeze(op.MatMul(_transpose(op, a), columns), [-1])
+    if a.rank == 2 and b.rank == 2:
+        return op.Gemm(dy, b, transB=1), op.Gemm(a, dy, transA=1)
+    da = op.MatMul(dy, _transpose(op, b))
+    if b.rank == 2 and a.rank is not None:  # one product over all rows, instead of one per matrix and their sum
+        return da, op.shaped(op.Gemm(_rows(op, a), _rows(op, dy), transA=1), b)
+    return da, op.MatMul(_transpose(op, a), dy)
+
+
+def _transpose(op, x):
+    """Return x with its last two axes swapped."""
+    if x.rank is None:
+        return op.Einsum(x, equation="...ij->...ji")
+    n = x.rank
+    return op.Transpose(x, perm=[*range(n - 2), n - 1, n - 2])
+
+
+def _rows(op, x):
+    """Return x as a matrix of its last axis."""
+    return op.Reshape(x, op.vector([-1], op.size_of(x, [-1])))

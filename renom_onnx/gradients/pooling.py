@@ -1,0 +1,2 @@
+"""Gradients of pooling."""
+

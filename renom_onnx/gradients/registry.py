@@ -1,0 +1,113 @@
+"""The registry of gradient rules: one function per ONNX operator.
+
+A rule is called as ``rule(op, dy, y, *inputs, **attributes)``: ``op`` is a `Builder`, ``dy`` the gradient of the
+output, ``y`` the output, then the inputs of the node (None for an absent optional one) and, by keyword, those
+attributes that the rule names, with the schema's defaults filled in. It returns one gradient per input, or None where
+there is none; a single value stands for a tuple of one. Missing trailing gradients are None.
+
+Broadcasting is undone and fan-out is summed by the reverse walk, never by a rule.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from renom_onnx.errors import GradientError
+
+Rule = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A registered rule, or the reason why there is none."""
+
+    op_type: str
+    domain: str
+    rule: Rule | None
+    reason: str | None = None
+    all_outputs: bool = False
+    linear_in_each: bool = False
+    reads: tuple[int, ...] = ()
+    attribute_names: tuple[str, ...] = ()
+    takes_optional: bool = True
+
+    @property
+    def doc(self) -> str:
+        """First line of the rule's docstring."""
+        return (inspect.getdoc(self.rule) or "").split("\n")[0] if self.rule is not None else ""
+
+
+_registry: dict[tuple[str, str], Gradient] = {}
+
+
+def gradient(
+    *op_types: str,
+    domain: str = "",
+    all_outputs: bool = False,
+    linear_in_each: bool = False,
+    reads: tuple[int, ...] = (),
+) -> Callable[[Rule], Rule]:
+    """Register a gradient rule for one operator, or for several that share it.
+
+    Args:
+        op_types: names of the operators.
+        domain: their domain; the default domain is ONNX's own.
+        all_outputs: ``dy`` and ``y`` are tuples over all outputs of the node, None where there is no gradient.
+        linear_in_each: the operator is linear in each input, so the checker uses step 1 and expects exact results.
+        reads: positions of inputs for whose value, if it is one constant number, the body is written anew (`known_array`).
+            Small int64 constants are read anyway.
+
+    Raises:
+        GradientError: the operator has a rule already.
+
+    Example:
+        >>> from renom_onnx.gradients import gradient
+        >>> @gradient("Swoosh", domain="example")
+        ... def swoosh(op, dy, y, x):
+        ...     return op.Mul(dy, op.Sigmoid(x))
+    """
+
+    def register(rule: Rule) -> Rule:
+        parameters = inspect.signature(rule).parameters.values()
+        names = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        for op_type in op_types:
+            _add(
+                Gradient(
+                    op_type,
+                    domain,
+                    rule,
+                    all_outputs=all_outputs,
+                    linear_in_each=linear_in_each,
+                    reads=reads,
+                    attribute_names=names,
+                )
+            )
+        return rule
+
+    return register
+
+
+def not_differentiable(reason: str, *op_types: str, domain: str = "") -> None:
+    """State why operators have no gradient, as the end of "it is …"; the gradient stops at them."""
+    for op_type in op_types:
+        _add(Gradient(op_type, domain, None, reason))
+
+
+def _add(entry: Gradient) -> None:
+    key = (entry.domain, entry.op_type)
+    if key in _registry:
+        raise GradientError(f"gradient: an operator must have one rule, got a second for {entry.op_type}.")
+    _registry[key] = entry
+
+
+def find(op_type: str, domain: str = "") -> Gradient | None:
+    """Return the entry of an operator, or None."""
+    return _registry.get(("" if domain == "ai.onnx" else domain, op_type))
+
+
+def entries() -> list[Gradient]:
+    """Return all entries, by domain and name."""
+    return [_registry[key] for key in sorted(_registry)]

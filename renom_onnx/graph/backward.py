@@ -1,0 +1,188 @@
+"""The reverse walk: from losses to leaves, adding one gradient node per differentiable node.
+
+Fan-out is summed here and nowhere else; broadcasting is undone in the gradient node's body. The walk is a loop over
+the topological order, so a chain of any length works.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.errors import GradientError
+from renom_onnx.graph.builder import Builder, make_node
+from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against
+from renom_onnx.graph.function import DOMAIN, Function, call
+from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Value, ancestors
+from renom_onnx.graph.site import created_at
+
+
+class ReverseWalk:
+    """Gradients of the seeded values with respect to everything before them."""
+
+    def __init__(self, opset: int) -> None:
+        self._opset = opset
+        self._parts: dict[Value, list[Value]] = {}
+        self._sums: dict[Value, Value] = {}
+
+    def add(self, value: Value, gradient: Value) -> None:
+        """Add one part of a value's gradient."""
+        self._parts.setdefault(value, []).append(gradient)
+
+    def gradient(self, value: Value) -> Value | None:
+        """Return the summed gradient of a value, or None where nothing depends on it."""
+        parts = self._parts.get(value)
+        if parts is None:
+            return None
+        if len(parts) == 1:
+            return parts[0]
+        if value not in self._sums:
+            parts = parts[::-1]  # in the order of the forward readers
+            widest = functools.reduce(np.promote_types, (p.dtype for p in parts))
+            casts = [None if p.dtype == widest else widest for p in parts]
+            forward = value.node
+            node = make_node(
+                "Sum", parts, {}, opset=self._opset, casts=casts, tag=BACKWARD, site=forward.site, layers=forward.layers
+            )
+            self._sums[value] = node.output
+        return self._sums[value]
+
+
+def reverse_walk(
+    seeds: Sequence[tuple[Value, Value]], *, opset: int, wanted: Collection[Value] | None = None
+) -> ReverseWalk:
+    """Differentiate.
+
+    Args:
+        seeds: (value, its gradient), usually a loss and ones.
+        opset: opset of the gradient bodies.
+        wanted: values whose gradients are needed; only paths to them are followed, and an operator without a rule on
+            such a path is an error. None follows every path and needs the gradients of the trainable parameters.
+
+    Raises:
+        GradientError: a wanted value is reached only through an operator that has no rule.
+    """
+    walk = ReverseWalk(opset)
+    order = ancestors(value for value, _ in seeds)
+    needed = _depend_on(order, wanted)
+    for value, seed in seeds:
+        walk.add(value, seed)
+    for node in reversed(order):
+        if node.is_leaf or node.stops_gradient or (wanted is not None and node not in needed):
+            continue
+        dys = [walk.gradient(y) for y in node.outputs]
+        if all(dy is None for dy in dys):
+            continue
+        if not is_differentiable(node):
+            if reason_against(node) is None and node in needed:
+                raise GradientError(_no_rule(node, needed[node]))
+            continue
+        for position, gradient in gradient_node(node, dys, opset=opset).items():
+            x = node.inputs[position]
+            assert x is not None
+            if wanted is None or x.node in needed:
+                walk.add(x, gradient)
+    return walk
+
+
+def _depend_on(order: Sequence[Node], wanted: Collection[Value] | None) -> dict[Node, Value]:
+    """Return the nodes that depend on a wanted value, each with one such value."""
+    if wanted is None:
+        wanted = [node.output for node in order if isinstance(node, Mutable) and getattr(node, "trainable", False)]
+    by_node = {value.node: value for value in wanted}
+    needed: dict[Node, Value] = {}
+    for node in order:
+        if node in by_node:
+            needed[node] = by_node[node]
+            continue
+        if node.stops_gradient:
+            continue
+        for value in node.inputs:
+            if value is not None and value.node in needed:
+                needed[node] = needed[value.node]
+                break
+    return needed
+
+
+def _no_rule(node: Node, value: Value) -> str:
+    operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    return (
+        f"{operator}: there is no gradient rule, but the loss depends on {value_name(value)} through it. "
+        f"Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient. {created_at(node.site)}"
+    )
+
+
+def value_name(value: Value) -> str:
+    """Return the name of a value for an error."""
+    return value.name or getattr(value.node, "path", None) or f"a {value}"
+
+
+def explain_absence(root: Value, value: Value) -> str:
+    """Return the sentence that says why ``root`` has no gradient with respect to ``value``."""
+    name = value_name(value)
+    order = ancestors([root])
+    if value.node not in order:
+        return f"get_gradient: the value must be one that the root depends on, got {name}, which is none."
+    needed = _depend_on(order, [value])
+    for node in reversed(order):
+        if node in needed and not node.is_leaf and not node.stops_gradient and not is_differentiable(node):
+            reason = reason_against(node) or "there is no gradient rule"
+            return (
+                f"{node.op_type} has no gradient (it is {reason}), but the loss depends on {name} through it. "
+                f"{created_at(node.site)}"
+            )
+    return (
+        f"get_gradient: the value must be reached by a gradient, got {name}, which only integers or cut paths lead to."
+    )
+
+
+def _ones_like(x: Value, loss: Value, dtype: np.dtype[Any], opset: int) -> Function:
+    """Return the function that seeds a pass: ones of the shape of ``x``."""
+    op = Builder(opset, tag=BACKWARD)
+    like = Input(x.dtype, x.shape, name="X").output
+    formals = (like,) if x is loss else (like, Input(loss.dtype, loss.shape, name="Y").output)
+    ones = op.Expand(op.constant(1, dtype), op.shape_of(like))
+    return Function("Ones", DOMAIN, opset, formals, (ones,), ("dX",), (), "dX = 1: the gradient of a sum.")
+
+
+class BackwardPass:
+    """The backward pass that a root owns: Sum where there is no loss yet, the ones that seed it, and the walk."""
+
+    def __init__(self, root: Value, *, opset: int) -> None:
+        self.root = root
+        self.opset = opset
+        self.loss = root if root.node.loss is not None else total(root, opset)
+        node = self.loss.node
+        seeded = node.inputs[0] if _is_total(node) else self.loss
+        assert seeded is not None
+        dtype = seeded.dtype if seeded.is_float else np.dtype(np.float32)
+        ones = _ones_like(seeded, self.loss, dtype, opset)
+        inputs = list(dict.fromkeys([seeded, self.loss]))
+        self.seed = call(ones, inputs, {}, [(dtype, seeded.shape)], tag=BACKWARD, site=node.site, forward=node)
+        self.walk = reverse_walk([(seeded, self.seed.output)], opset=opset)
+
+    def gradient(self, value: Value) -> Value:
+        """Return the summed gradient of a value.
+
+        Raises:
+            GradientError: the root has no gradient with respect to it.
+        """
+        gradient = self.walk.gradient(value)
+        if gradient is None:
+            raise GradientError(explain_absence(self.loss, value))
+        return gradient
+
+
+def _is_total(node: Node) -> bool:
+    """Whether the node is the sum of everything, whose gradient is ones of its operand's shape."""
+    return node.op_type == "ReduceSum" and node.domain == "" and len(node.inputs) == 1 and node.casts[0] is None
+
+
+def total(x: Value, opset: int) -> Value:
+    """Add the Sum of all elements, as a one-element loss."""
+    node = make_node("ReduceSum", [x], {"keepdims": 0}, opset=opset, tag=FORWARD, site=x.node.site)
+    node.loss = (x,)
+    return node.output

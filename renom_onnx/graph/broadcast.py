@@ -1,0 +1,63 @@
+"""Undoing a broadcast: the one place where gradients are summed back to the shape of an operand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.node import Dim, Value
+
+
+def unbroadcast(op: Builder, g: Value, x: Value) -> Value:
+    """Sum a gradient over the axes along which ``x`` was repeated.
+
+    Args:
+        op: builder.
+        g: gradient of the broadcast shape.
+        x: the operand whose shape the result has. Axes of size 1 and leading axes that x lacks are summed; where
+            symbols do not tell, the sizes are compared at run time.
+    """
+    if g.shape is None or x.shape is None:
+        return _at_run_time(op, g, x) if g is not x else g
+    if g.shape == x.shape:
+        return g
+    extra = len(g.shape) - len(x.shape)
+    axes = list(range(max(extra, 0)))
+    for axis, (have, want) in enumerate(zip(g.shape[max(extra, 0) :], x.shape[max(-extra, 0) :], strict=True)):
+        if _is_uncertain(have, want):
+            return _at_run_time(op, g, x)
+        if want == 1 and have != 1:
+            axes.append(axis + max(extra, 0))
+    if axes:
+        g = _sum(op, g, axes)
+    if extra > 0:
+        g = op.Squeeze(g, list(range(extra)))
+    elif extra < 0:  # the operator dropped leading axes of size 1
+        g = op.Unsqueeze(g, list(range(-extra)))
+    return g
+
+
+def _is_uncertain(have: Dim, want: Dim) -> bool:
+    return have != want and isinstance(want, str)
+
+
+def _sum(op: Builder, g: Value, axes: list[int]) -> Value:
+    """ReduceSum with kept axes; rows of a matrix by a product with ones, which is several times faster on CPU."""
+    if axes == [0] and g.rank == 2 and g.dtype in (np.float32, np.float64):
+        ones = op.Expand(op.constant([[1]], g.dtype), op.Concat(op.constant([1], np.int64), op.size_of(g, [0]), axis=0))
+        value: Value = op.MatMul(ones, g)
+        return value
+    value = op.ReduceSum(g, axes, keepdims=1)
+    return value
+
+
+def _at_run_time(op: Builder, g: Value, x: Value) -> Value:
+    """Sum over the axes where x has size 1 and g has not, compared by Shape."""
+    shape = op.Shape(x)
+    lead = op.Expand(op.constant([1], np.int64), op.Sub(op.Shape(op.Shape(g)), op.Shape(shape)))
+    padded = op.Concat(lead, shape, axis=0)
+    differs = op.Not(op.Equal(padded, op.Shape(g)))
+    axes = op.Squeeze(op.NonZero(differs), [0])
+    summed = op.ReduceSum(g, axes, keepdims=1, noop_with_empty_axes=1)
+    value: Value = op.Reshape(summed, shape)
+    return value

@@ -1,0 +1,243 @@
+"""Gradient nodes: one call of a function such as GemmGrad for each differentiated node.
+
+The body of the function is what the operator's rule builds, with the operands' conversions and broadcasting undone
+around it. Nodes of one shape share one body; a function is differentiated through its own body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.errors import GradientError
+from renom_onnx.gradients import Gradient, find
+from renom_onnx.graph import schema
+from renom_onnx.graph.broadcast import unbroadcast
+from renom_onnx.graph.builder import Builder, is_small_integer
+from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
+from renom_onnx.graph.node import BACKWARD, Dim, Input, Node, Shape, Value, known_array
+from renom_onnx.graph.site import created_at
+
+_bodies: dict[Any, tuple[Function, tuple[int, ...]] | None] = {}
+
+
+def is_differentiable(node: Node) -> bool:
+    """Whether the node has a rule, or a body to differentiate."""
+    if node.function is not None:
+        return True
+    entry = find(node.op_type, node.domain)
+    return entry is not None and entry.rule is not None
+
+
+def reason_against(node: Node) -> str | None:
+    """Return the stated reason why the operator has no gradient; None where nobody stated one."""
+    entry = find(node.op_type, node.domain)
+    return entry.reason if entry is not None else None
+
+
+def gradient_node(node: Node, dys: Sequence[Value | None], *, opset: int) -> dict[int, Value]:
+    """Add the gradient node of a node.
+
+    Args:
+        node: a differentiable forward (or gradient) node.
+        dys: gradients of its outputs, None where there is none.
+        opset: opset of the body.
+
+    Returns:
+        The gradients by position of the input; inputs without one are absent.
+
+    Raises:
+        GradientError: the rule cannot serve this node.
+    """
+    key = _key(node, dys, opset)
+    if key not in _bodies:
+        if len(_bodies) > 4096:
+            _bodies.clear()
+        _bodies[key] = _body(node, dys, opset)
+    found = _bodies[key]
+    if found is None:
+        return {}
+    function, positions = found
+    types = []
+    for position, output in zip(positions, function.outputs, strict=True):
+        x = node.inputs[position]
+        assert x is not None
+        types.append((x.dtype if x.is_float else output.dtype, x.shape))
+    gradient = call(
+        function,
+        [*dys, *node.outputs, *node.inputs],
+        node.attributes,
+        types,
+        tag=BACKWARD,
+        site=node.site,
+        layers=node.layers,
+        forward=node,
+    )
+    return dict(zip(positions, gradient.outputs, strict=True))
+
+
+def _key(node: Node, dys: Sequence[Value | None], opset: int) -> Any:
+    symbols: dict[str, int] = {}
+
+    def canonical(shape: Shape | None) -> Any:
+        if shape is None:
+            return None
+        return tuple(d if isinstance(d, int) else ("s", symbols.setdefault(d, len(symbols))) for d in shape)
+
+    def types(values: Iterable[Value | None], reads: Collection[int] = ()) -> tuple[Any, ...]:
+        return tuple(
+            None if v is None else (v.dtype, canonical(v.shape), _known_key(v, i in reads))
+            for i, v in enumerate(values)
+        )
+
+    return (
+        node.op_type,
+        node.domain,
+        node.function,
+        opset,
+        schema.hashable(node.attributes),
+        node.casts,
+        types(node.inputs, _reads(node)),
+        types(node.outputs),
+        types(dys),
+    )
+
+
+def _reads(node: Node) -> Collection[int]:
+    """Return the positions of inputs whose value the body may be written for, if it is one constant number."""
+    entry = find(node.op_type, node.domain)
+    return entry.reads if entry is not None and node.function is None else ()
+
+
+def _readable(value: Value | None, is_read: bool) -> np.ndarray[Any, Any] | None:
+    """Return the constant that the body is specialised for: axes, shapes and the like, or one number that is read."""
+    array = known_array(value)
+    return array if array is not None and (is_small_integer(array) or (is_read and array.size == 1)) else None
+
+
+def _known_key(value: Value, is_read: bool) -> bytes | None:
+    array = _readable(value, is_read)
+    return array.tobytes() if array is not None else None
+
+
+def _formal_names(node: Node) -> tuple[list[str], list[str]]:
+    """Return formal names of the outputs and of the inputs."""
+    if node.function is not None:
+        return list(node.function.output_names), [str(v.name) for v in node.function.inputs][: len(node.inputs)]
+    op = schema.operator(node.op_type, node.opset, node.domain)
+
+    def name(formal: schema.Formal, index: int, first: int) -> str:
+        return f"{formal.name}_{index - first + 1}" if formal.is_variadic else formal.name
+
+    outputs = [name(op.output(i), i, len(op.outputs) - 1) for i in range(len(node.outputs))]
+    return outputs, [name(op.input(i), i, len(op.inputs) - 1) for i in range(len(node.inputs))]
+
+
+def _body(node: Node, dys: Sequence[Value | None], opset: int) -> tuple[Function, tuple[int, ...]] | None:
+    op = Builder(opset, tag=BACKWARD, site=node.site)
+    output_names, input_names = _formal_names(node)
+    taken: set[str] = set()
+
+    def formal(name: str, like: Value | None, is_read: bool = False) -> Value | None:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        if like is None:
+            return Input(np.dtype(np.float32), (), name=name).output  # an absent operand; its formal name is kept
+        return Input(like.dtype, like.shape, name=name, known=_readable(like, is_read)).output
+
+    reads = _reads(node)
+    xs = [formal(name, v, i in reads) for i, (name, v) in enumerate(zip(input_names, node.inputs, strict=True))]
+    ys = [formal(name, v) for name, v in zip(output_names, node.outputs, strict=True)]
+    seeds = [formal(f"d{name}", v) for name, v in zip(output_names, dys, strict=True)]
+    formals = [*seeds, *ys, *xs]
+    present = [x if v is not None else None for x, v in zip(xs, node.inputs, strict=True)]
+    dy = [s if v is not None else None for s, v in zip(seeds, dys, strict=True)]
+    grads = _differentiate(op, node, dy, [y for y in ys if y is not None], present)
+
+    outputs, positions = [], []
+    for i, (g, x, cast) in enumerate(zip(grads, present, node.casts, strict=True)):
+        if g is None or x is None or not _carries_gradient(node, x, cast):
+            continue
+        g = unbroadcast(op, g, x)
+        if x.is_float and g.dtype != x.dtype:
+            g = op.Cast(g, to=x.dtype)
+        outputs.append(g)
+        positions.append(i)
+    if not outputs:
+        return None
+    entry = find(node.op_type, node.domain)
+    function = Function(
+        f"{node.op_type}Grad",
+        DOMAIN,
+        opset,
+        tuple(v for v in formals if v is not None),
+        tuple(outputs),
+        tuple(f"d{input_names[i]}" for i in positions),
+        tuple(sorted(node.attributes)),
+        entry.doc if entry is not None else "",
+    )
+    return function, tuple(positions)
+
+
+def _carries_gradient(node: Node, x: Value, cast: np.dtype[Any] | None) -> bool:
+    """Floats do; integers do where arithmetic promoted them, or went on in integers that were promoted later."""
+    return x.is_float or cast is not None or not node.output.is_float
+
+
+def _differentiate(
+    op: Builder, node: Node, dys: list[Value | None], ys: list[Value], xs: list[Value | None]
+) -> list[Value | None]:
+    xs = [x if x is None or cast is None else op.Cast(x, to=cast) for x, cast in zip(xs, node.casts, strict=True)]
+    if node.function is not None:
+        return _through_body(op, node.function, dys, xs)
+    entry = find(node.op_type, node.domain)
+    assert entry is not None and entry.rule is not None
+    first = next(dy for dy in dys if dy is not None)
+    if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
+        dtype = ys[0].dtype
+        ys = [op.Cast(y, to=first.dtype) if y.dtype == dtype else y for y in ys]
+        xs = [op.Cast(x, to=first.dtype) if x is not None and x.dtype == dtype else x for x in xs]
+    elif first.dtype != ys[0].dtype:
+        dys = [None if dy is None else op.Cast(dy, to=ys[0].dtype) for dy in dys]
+    return _apply_rule(op, entry, node, dys, ys, xs)
+
+
+def _apply_rule(
+    op: Builder, entry: Gradient, node: Node, dys: list[Value | None], ys: list[Value], xs: list[Value | None]
+) -> list[Value | None]:
+    assert entry.rule is not None
+    operator = schema.operator(node.op_type, node.opset, node.domain)
+    values = schema.attributes_with_defaults(operator, node.attributes)
+    attributes = {name: values.get(name) for name in entry.attribute_names}
+    if entry.all_outputs:
+        result = entry.rule(op, tuple(dys), tuple(ys), *xs, **attributes)
+    else:
+        if any(dy is not None for dy in dys[1:]):
+            names = [operator.output(i).name for i, dy in enumerate(dys) if i and dy is not None]
+            raise GradientError(
+                f"{node.op_type}: the gradient must come from its first output, got one of {', '.join(names)}. "
+                f"{created_at(node.site)}"
+            )
+        result = entry.rule(op, dys[0], ys[0], *xs, **attributes)
+    grads = list(result) if isinstance(result, tuple | list) else [result]
+    return (grads + [None] * len(xs))[: len(xs)]  # gradients of absent trailing operands are dropped
+
+
+def _through_body(
+    op: Builder, function: Function, dys: list[Value | None], xs: list[Value | None]
+) -> list[Value | None]:
+    from renom_onnx.graph.backward import reverse_walk  # the walk and its nodes need each other
+
+    outputs = copy_body(function, xs)
+    seeds = [(y, dy) for y, dy in zip(outputs, dys, strict=True) if dy is not None]
+    wanted = [x for x in xs if x is not None]
+    walk = reverse_walk(seeds, opset=op.opset, wanted=wanted)
+    return [None if x is None else walk.gradient(x) for x in xs]
+
+
+def dims_known(dims: Sequence[Dim]) -> bool:
+    """Whether all sizes are numbers."""
+    return all(isinstance(d, int) for d in dims)

@@ -1,0 +1,149 @@
+"""Distributors: data that a tree takes batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.graph import seed
+from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.node import BATCH, Leaf
+from renom_onnx.graph.site import created_at, user_site
+
+Array = np.ndarray[Any, Any]
+
+
+class Stream(Leaf):
+    """One output of a distributor: the leaf whose value is the batch at its position."""
+
+    __slots__ = ("distributor", "index")
+    label = "Data Dispatcher"
+
+    def __init__(self, distributor: DistributorElement, index: int, array: Array, name: str) -> None:
+        super().__init__(array.dtype, (BATCH, *array.shape[1:]), name=name)
+        self.distributor = distributor
+        self.index = index
+
+    def fresh(self) -> Stream:
+        """Return a leaf of the same output."""
+        return Stream(self.distributor, self.index, self.distributor.arrays[self.index], str(self.name))
+
+
+class DistributorElement:
+    """Deals arrays in batches to the trees that read its outputs.
+
+    Each output has its own position, and an evaluation moves it on by one batch, however many paths read it; outputs
+    that occur in the same evaluation give the same rows. A batch shorter than `batch_size` is the last. If the rows
+    divide evenly, one empty batch follows; then evaluating raises StopIteration until `reset`.
+
+    Args:
+        x: data, rows first. The dtype is kept; lists become arrays.
+        y: targets with as many rows.
+        batch_size: rows of a batch.
+        shuffle: deal the rows in an order that is a function of (seed, epoch); every `reset` begins the next epoch.
+        names: names of the outputs, which the inputs of an exported model have.
+
+    Raises:
+        ShapeError: x and y have different numbers of rows, or batch_size is not positive.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> data = rm.graph.DistributorElement(np.arange(3), np.arange(3) * 2, batch_size=2, shuffle=False)
+        >>> x, y = data.get_output_graphs()
+        >>> print(x, y)
+        [0 1] [0 2]
+        >>> print(x + y)
+        [6]
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        *,
+        names: Sequence[str] = ("x", "y"),
+    ) -> None:
+        self.arrays = (np.asarray(x), np.asarray(y))
+        site = created_at(user_site())
+        for array, name in zip(self.arrays, names, strict=True):
+            if array.dtype.kind not in "biufV":
+                raise DTypeError(f"DistributorElement: {name} must hold numbers, got {array.dtype}. {site}")
+            if array.ndim == 0:
+                raise ShapeError(f"DistributorElement: {name} must have rows, got a single number. {site}")
+        if len(self.arrays[0]) != len(self.arrays[1]):
+            counts = " and ".join(f"{len(a)} of {n}" for a, n in zip(self.arrays, names, strict=True))
+            raise ShapeError(f"DistributorElement: x and y must have the same number of rows, got {counts}. {site}")
+        if batch_size < 1:
+            raise ShapeError(f"DistributorElement: batch_size must be 1 or more, got {batch_size}. {site}")
+        self.batch_size = int(batch_size)
+        self.shuffle = shuffle
+        self.names = tuple(names)
+        self.epoch = 0
+        self._seed = seed.seed()
+        self._positions = [0] * len(self.arrays)
+        self._order: tuple[int, Array] | None = None
+        self._streams = [Stream(self, i, a, n) for i, (a, n) in enumerate(zip(self.arrays, self.names, strict=True))]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.arrays[0])
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches with rows in an epoch."""
+        return -(-len(self) // self.batch_size)
+
+    def get_output_graphs(self) -> tuple[GraphElement, ...]:
+        """Return the elements (data, target)."""
+        return tuple(GraphElement(stream.output) for stream in self._streams)
+
+    getOutputGraphs = get_output_graphs
+
+    def reset(self) -> None:
+        """Begin again with the first row, in the order of the next epoch."""
+        if any(self._positions):
+            self.epoch += 1
+        self._positions = [0] * len(self.arrays)
+
+    def rows(self, position: int) -> slice | Array:
+        """Return what selects the rows of a batch."""
+        start = position * self.batch_size
+        if not self.shuffle:
+            return slice(start, start + self.batch_size)
+        if self._order is None or self._order[0] != self.epoch:
+            self._order = (self.epoch, seed.permutation(len(self), self.epoch, self._seed))
+        return self._order[1][start : start + self.batch_size]
+
+    def batch(self, indices: Sequence[int]) -> dict[int, Array]:
+        """Return the next batch of some outputs, the same rows of each; `advance` makes it count.
+
+        Raises:
+            StopIteration: the data are at their end.
+        """
+        position = max(self._positions[i] for i in indices)
+        if position * self.batch_size > len(self):  # the batch that begins at the last row's end is the empty one
+            raise StopIteration
+        rows = self.rows(position)
+        return {i: self.arrays[i][rows] for i in indices}
+
+    def advance(self, indices: Sequence[int]) -> None:
+        """Move some outputs on to the batch after the one that they have in common."""
+        position = max(self._positions[i] for i in indices)
+        for i in indices:
+            self._positions[i] = position + 1
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Array, ...]]:
+        """Yield the batches of one epoch from the first row, without the empty one; leaves the distributor reset."""
+        self.reset()
+        try:
+            for _ in range(self.n_batches):
+                found = self.batch(indices)
+                self.advance(indices)
+                yield tuple(found[i] for i in indices)
+        finally:
+            self.reset()

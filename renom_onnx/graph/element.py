@@ -1,0 +1,285 @@
+"""`GraphElement`: what layers, operators and distributors return and what a program works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from renom_onnx.errors import DTypeError, GradientError
+from renom_onnx.graph import schema, tree
+from renom_onnx.graph.backward import BackwardPass
+from renom_onnx.graph.builder import make_node
+from renom_onnx.graph.node import Leaf, Static, Value
+from renom_onnx.graph.site import created_at, user_site
+
+if TYPE_CHECKING:
+    from renom_onnx.graph.optimizer import Optimizer
+    from renom_onnx.runtime.executor import InferenceExecutor, TrainingExecutor
+
+Array = np.ndarray[Any, Any]
+
+
+class GraphElement:
+    """A value of a tree: evaluated when printed, never before.
+
+    Elements are combined with operators, layers and functions of `renom_onnx.graph`; arrays and numbers are taken from
+    both sides and become static variables. Operators promote as NumPy does.
+
+    Attributes:
+        output: a handle of the value, for `get_gradient`.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> a = rm.graph.StaticVariable(np.array([2]))
+        >>> print(a + np.array([1.5]))
+        [3.5]
+    """
+
+    __array_ufunc__ = None
+    __array_priority__ = 1000
+
+    def __init__(self, output: Value) -> None:
+        self.output = output
+
+    @property
+    def shape(self) -> tuple[int | str, ...] | None:
+        """The sizes; "N" is the batch size."""
+        return self.output.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The element type."""
+        return self.output.dtype
+
+    @property
+    def depth(self) -> int:
+        """0 for a leaf, else one more than the deepest input."""
+        return self.output.node.depth
+
+    # Evaluation
+
+    def as_ndarray(self) -> Array:
+        """Evaluate the element and return its value as a new array.
+
+        Every evaluation moves the distributors that it reads on by one batch.
+
+        Raises:
+            StopIteration: a distributor has no more data.
+            RunError: onnxruntime stopped; the message names the user's line.
+        """
+        from renom_onnx.runtime.evaluation import evaluate
+
+        return evaluate([self.output])[0]
+
+    def __str__(self) -> str:
+        return str(self.as_ndarray())
+
+    __repr__ = __str__
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func is np.sum and args and args[0] is self:
+            return self
+        self.__array__(name=f"numpy.{func.__name__}")
+
+    def __array__(self, dtype: Any = None, copy: Any = None, *, name: str = "numpy") -> NoReturn:
+        raise TypeError(
+            f"{name}: an array must be given, got a GraphElement, which is not evaluated yet. Use .as_ndarray() for its "
+            f"value, or the function of renom_onnx.graph. {created_at(self.output.node.site)}"
+        )
+
+    def __bool__(self) -> NoReturn:
+        self.__array__(name="bool")
+
+    # The tree
+
+    def print_tree(self) -> None:
+        """Print every element of the tree that this one is part of, a line each."""
+        for line in tree.lines(self.output):
+            print(tree.line_text(line))
+
+    def disconnect(self) -> GraphElement:
+        """Start a new tree for this element; elements made from it before keep their inputs and still evaluate.
+
+        Returns:
+            The element itself.
+        """
+        node = self.output.node
+        if isinstance(node, Leaf):
+            self.output = node.fresh().output
+            return self
+        cut = make_node("Identity", [self.output], {}, opset=node.opset, is_cut=True, site=user_site())
+        self.output = cut.output
+        return self
+
+    detach = disconnect
+
+    # Gradients and updates
+
+    def backward(self) -> GraphElement:
+        """Add the backward pass to the tree; on an element that is no loss, of the Sum of its elements.
+
+        Called again, the existing pass is kept.
+
+        Returns:
+            The element itself.
+
+        Raises:
+            GradientError: an operator between the loss and a trainable parameter has no gradient rule.
+        """
+        self._backward_pass()
+        return self
+
+    def _backward_pass(self) -> BackwardPass:
+        node = self.output.node
+        if node.backward_pass is None or node.backward_pass.root is not self.output:
+            node.backward_pass = BackwardPass(self.output, opset=node.opset or schema.DEFAULT_OPSET)
+        found: BackwardPass = node.backward_pass
+        return found
+
+    def get_gradient(self, output: Value | GraphElement) -> GraphElement:
+        """Return the gradient of this root with respect to a value, summed over all its uses.
+
+        Args:
+            output: the ``.output`` of an element or parameter of the tree.
+
+        Returns:
+            An element: it is evaluated when looked at, and prints as a bare array.
+
+        Raises:
+            GradientError: `backward` was not called, or the root does not depend on the value.
+        """
+        value = output.output if isinstance(output, GraphElement) else output
+        if not isinstance(value, Value):
+            raise DTypeError(
+                f"get_gradient: the handle must be the .output of an element, got {type(output).__name__}. "
+                f"{created_at(user_site())}"
+            )
+        if self.output.node.backward_pass is None:
+            raise GradientError(
+                f"get_gradient: the root must have a backward pass, got an element without one. Call .backward() first. "
+                f"{created_at(self.output.node.site)}"
+            )
+        return GraphElement(self._backward_pass().gradient(value))
+
+    def update(self, optimizer: Optimizer | None = None) -> None:
+        """Take one step: evaluate loss and gradients and let the optimizer change the parameters.
+
+        Args:
+            optimizer: default: ``Sgd(0.01, momentum=0.4)``.
+        """
+        from renom_onnx.graph.optimizer import default_optimizer
+        from renom_onnx.runtime.evaluation import take_step
+
+        take_step(self._updates(optimizer or default_optimizer(self.output.node)))
+
+    def _updates(self, optimizer: Optimizer) -> Any:
+        from renom_onnx.graph.update import updates
+
+        return updates(self._backward_pass(), optimizer)
+
+    # Executors
+
+    def get_inference_executor(self, *, device: str | None = None) -> InferenceExecutor:
+        """Return an executor that evaluates this element over all data and returns the loss of each epoch."""
+        from renom_onnx.runtime.executor import InferenceExecutor
+
+        return InferenceExecutor(self, device=device)
+
+    def get_training_executor(
+        self, optimizer: Optimizer | None = None, devices: Sequence[str] | None = None
+    ) -> TrainingExecutor:
+        """Return an executor that trains the parameters before this loss.
+
+        Args:
+            optimizer: default: ``Sgd(0.01, momentum=0.4)``.
+            devices: such as ["cuda:0"]; default: the best device there is.
+        """
+        from renom_onnx.graph.optimizer import default_optimizer
+        from renom_onnx.runtime.executor import TrainingExecutor
+
+        return TrainingExecutor(self, optimizer or default_optimizer(self.output.node), devices=devices)
+
+    def getInferenceExecutor(self) -> Any:
+        """Return the seed's inference executor, whose `execute` prints the loss of every epoch."""
+        from renom_onnx.runtime.executor import PrintingInferenceExecutor
+
+        return PrintingInferenceExecutor(self)
+
+    def getTrainingExecutor(self, optimizer: Optimizer | None = None) -> TrainingExecutor:
+        """Return `get_training_executor`, the seed's spelling."""
+        return self.get_training_executor(optimizer)
+
+    # Methods of the field; the operators are defined below
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
+        """Sum over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html."""
+        from renom_onnx.graph.operators import reduce_
+
+        return reduce_("ReduceSum", self, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
+        """Mean over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMean.html."""
+        from renom_onnx.graph.operators import reduce_
+
+        return reduce_("ReduceMean", self, axis, keepdims)
+
+    def reshape(self, *shape: Any) -> GraphElement:
+        """Return the elements in a new shape; -1 is what is left over, 0 keeps a size."""
+        from renom_onnx.graph.operators import reshape
+
+        return reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+
+def static(array: Any, *, is_batch: bool = False) -> GraphElement:
+    """Return an array as an element; the symbol N stands for its rows if it is a batch."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biufV" or array.dtype == object:
+        raise DTypeError(f"StaticVariable: an array must hold numbers, got {array.dtype}. {created_at(user_site())}")
+    return GraphElement(Static(array, is_batch=is_batch).output)
+
+
+def _define_operators() -> None:
+    def binary(op_type: str, ufunc: str, *, swapped: bool) -> Callable[[GraphElement, Any], Any]:
+        def apply(self: GraphElement, other: Any) -> Any:
+            from renom_onnx.graph import operators
+
+            return (
+                operators.binary(op_type, ufunc, other, self)
+                if swapped
+                else operators.binary(op_type, ufunc, self, other)
+            )
+
+        return apply
+
+    def unary(op_type: str, ufunc: str) -> Callable[[GraphElement], Any]:
+        def apply(self: GraphElement) -> Any:
+            from renom_onnx.graph import operators
+
+            return operators.unary(op_type, ufunc, self)
+
+        return apply
+
+    for name, op_type, ufunc in _BINARY:
+        setattr(GraphElement, f"__{name}__", binary(op_type, ufunc, swapped=False))
+        if name not in ("lt", "le", "gt", "ge"):
+            setattr(GraphElement, f"__r{name}__", binary(op_type, ufunc, swapped=True))
+    for name, op_type, ufunc in _UNARY:
+        setattr(GraphElement, f"__{name}__", unary(op_type, ufunc))
+
+
+_BINARY = (
+    ("add", "Add", "add"),
+    ("sub", "Sub", "subtract"),
+    ("mul", "Mul", "multiply"),
+    ("truediv", "Div", "true_divide"),
+    ("pow", "Pow", "power"),
+    ("matmul", "MatMul", "matmul"),
+    ("lt", "Less", "less"),
+    ("le", "LessOrEqual", "less_equal"),
+    ("gt", "Greater", "greater"),
+    ("ge", "GreaterOrEqual", "greater_equal"),
+)
+_UNARY = (("neg", "Neg", "negative"), ("pos", "Identity", "positive"), ("abs", "Abs", "absolute"))
+_define_operators()

@@ -1,0 +1,96 @@
+"""`Function`: a graph fragment with a name, which the file writes as a model-local ONNX function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.node import Node, Value, ancestors
+
+DOMAIN = "renom_onnx"
+DOMAIN_VERSION = 1
+
+
+@dataclass(eq=False, frozen=True)
+class Function:
+    """A named body of standard operators.
+
+    Attributes:
+        name: the operator name of its calls.
+        domain: the domain of its calls.
+        opset: default-domain opset of the body.
+        inputs: the formal inputs, each an `Input` leaf; unused ones included.
+        outputs: values of the body, in order; `output_names` are their formal names.
+        attribute_names: what a call carries; a specialised body may ignore them.
+        doc: one line for people.
+    """
+
+    name: str
+    domain: str
+    opset: int
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    output_names: tuple[str, ...]
+    attribute_names: tuple[str, ...] = ()
+    doc: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep outputs apart from inputs and from each other: a function's output is never its own input."""
+        op = Builder(self.opset)
+        seen = set(self.inputs)
+        outputs = []
+        for value in self.outputs:
+            own = value if value not in seen and not value.node.is_leaf else op.Identity(value)
+            seen.add(own)
+            outputs.append(own)
+        object.__setattr__(self, "outputs", tuple(outputs))
+
+    def body(self) -> list[Node]:
+        """Return the nodes of the body, inputs before readers; formal inputs are not among them."""
+        formals = {value.node for value in self.inputs}
+        return [node for node in ancestors(self.outputs, formals) if node not in formals]
+
+
+def call(
+    function: Function,
+    inputs: Sequence[Value | None],
+    attributes: Mapping[str, Any],
+    types: Sequence[Any],
+    **node: Any,
+) -> Node:
+    """Return a node that calls the function; ``types`` are (element type, shape) of its outputs."""
+    return Node(
+        function.name,
+        inputs,
+        types,
+        opset=function.opset,
+        domain=function.domain,
+        attributes=attributes,
+        function=function,
+        **node,
+    )
+
+
+def copy_body(function: Function, arguments: Sequence[Value | None]) -> list[Value]:
+    """Return the function's outputs as new nodes over the arguments: the call, written out."""
+    made: dict[Value, Value | None] = dict(zip(function.inputs, arguments, strict=False))
+    for node in function.body():
+        if node.is_leaf:
+            made[node.output] = node.output
+            continue
+        copy = Node(
+            node.op_type,
+            [None if v is None else made[v] for v in node.inputs],
+            [(v.dtype, v.shape) for v in node.outputs],
+            opset=node.opset,
+            domain=node.domain,
+            attributes=node.attributes,
+            casts=node.casts,
+            function=node.function,
+            tag=node.tag,
+            site=node.site,
+        )
+        made.update(zip(node.outputs, copy.outputs, strict=True))
+    return [made[v] for v in function.outputs]  # type: ignore[misc]

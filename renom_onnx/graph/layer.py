@@ -1,0 +1,194 @@
+"""Layers and models: callables that own parameters and connect elements."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.errors import ShapeError
+from renom_onnx.graph import parameter as _parameter, seed
+from renom_onnx.graph.element import GraphElement, static
+from renom_onnx.graph.parameter import Parameter
+from renom_onnx.graph.site import created_at, user_site
+from renom_onnx.utility import initializer as _initializer
+
+_active = threading.local()
+
+
+def current_layers() -> tuple[Layer, ...]:
+    """Return the layers that are being called, outermost first."""
+    return getattr(_active, "layers", ())
+
+
+class Layer:
+    """A callable that connects elements and owns parameters.
+
+    Subclasses write `forward`, and take parameters with `parameter`. Arrays are accepted as inputs: their rows are the
+    batch. The same layer called twice shares its parameters.
+
+    Attributes:
+        params: the parameters by name, made at the first call.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> class Scale(rm.graph.Layer):
+        ...     def forward(self, x):
+        ...         return x * self.parameter("g", (1, x.shape[1]), rm.utility.initializer.Constant(2))
+        >>> print(Scale()(np.ones((1, 2), np.float32)))
+        [[2. 2.]]
+    """
+
+    def __init__(self) -> None:
+        self.params: dict[str, GraphElement] = {}
+
+    def __call__(self, *inputs: Any) -> GraphElement:
+        """Connect the inputs, elements or arrays, and return the output."""
+        elements = [x if isinstance(x, GraphElement) else static(x, is_batch=True) for x in inputs]
+        outer = current_layers()
+        _active.layers = (*outer, self)
+        try:
+            output = self.forward(*elements)
+        finally:
+            _active.layers = outer
+        self._last_output = output
+        return output
+
+    def forward(self, *inputs: GraphElement) -> GraphElement:
+        """Connect elements; subclasses define it."""
+        raise NotImplementedError(f"{type(self).__name__}.forward: a layer must define it, got the base class's.")
+
+    @property
+    def kind(self) -> str:
+        """The class name in snake_case, of which names in an export are made."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
+
+    def parameter(
+        self, name: str, shape: Sequence[int | str], initializer: _initializer.Initializer | None = None
+    ) -> GraphElement:
+        """Return the parameter of that name, drawn when it is asked for first.
+
+        Args:
+            name: its key in `params`.
+            shape: its sizes, all known.
+            initializer: default GlorotNormal.
+
+        Raises:
+            ShapeError: a size is not known, or the parameter exists in another shape.
+        """
+        where = f"{type(self).__name__}"
+        if not all(isinstance(size, int) for size in shape):
+            raise ShapeError(
+                f"{where}: every size of {name} must be known, got {name} is [{', '.join(map(str, shape))}]. "
+                f"Give the input a fixed size there. {created_at(user_site())}"
+            )
+        sizes = tuple(int(size) for size in shape)
+        if name not in self.params:
+            draw = initializer if initializer is not None else _initializer.GlorotNormal()
+            array = draw(sizes, seed.parameter_generator(), _parameter.precision)
+            self.params[name] = GraphElement(Parameter(array, self, name).output)
+        found = self.params[name]
+        if found.shape != sizes:
+            raise ShapeError(
+                f"{where}: an input must fit the parameters of the first call, got one that needs {name} of shape "
+                f"{list(sizes)}, but {name} is {found.output}. Use a new {where} for it. {created_at(user_site())}"
+            )
+        return found
+
+    def layers(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the layers that this one holds in attributes, lists and dicts, with their names."""
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                yield from _named_layers(name, value)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield the parameters of this layer and of all layers in it, each once."""
+        seen: set[Layer] = set()
+        stack: list[Layer] = [self]
+        while stack:
+            current = stack.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            for element in current.params.values():
+                assert isinstance(element.output.node, Parameter)
+                yield element.output.node
+            stack.extend(reversed([child for _, child in current.layers()]))
+
+    def last_output(self) -> GraphElement | None:
+        """Return what the last call returned."""
+        return getattr(self, "_last_output", None)
+
+
+def _named_layers(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _named_layers(f"{name}.{i}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _named_layers(f"{name}.{key}", item)
+
+
+class Model(Layer):
+    """A layer made of layers, which it holds as attributes; the attributes name the parameters of an export.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> class Classifier(rm.graph.Model):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.fc1 = rm.graph.Dense(4)
+        ...         self.fc2 = rm.graph.Dense(2)
+        ...     def forward(self, x):
+        ...         return self.fc2(rm.graph.relu(self.fc1(x)))
+        >>> Classifier()(np.ones((3, 5), np.float32)).shape
+        ('N', 2)
+    """
+
+
+class Sequential(Layer):
+    """Layers one after the other.
+
+    Args:
+        layers: called in order.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Relu(), rm.graph.Dense(2)])
+        >>> model(np.ones((3, 5), np.float32)).shape, len(model)
+        (('N', 2), 3)
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self._children = list(layers)
+
+    def forward(self, *inputs: GraphElement) -> GraphElement:
+        """Call the layers in order; the first takes all inputs."""
+        for layer in self._children:
+            inputs = (layer(*inputs),)
+        return inputs[0]
+
+    def layers(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the layers with their positions."""
+        return ((str(i), layer) for i, layer in enumerate(self._children))
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self._children[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._children)
+
+
+def cast_to_precision(x: GraphElement) -> np.dtype[Any] | None:
+    """Return the conversion that data needs to meet the parameters, or None."""
+    dtype = np.dtype(_parameter.precision)
+    return None if x.dtype == dtype else dtype

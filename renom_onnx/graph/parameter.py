@@ -1,0 +1,35 @@
+"""Parameters: arrays that training changes, leaves of every tree that uses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.graph.node import Mutable
+
+precision = np.dtype(np.float32)
+"""Element type of parameters and of losses without a type of their own."""
+
+
+class Parameter(Mutable):
+    """A trainable array of a layer.
+
+    Attributes:
+        owner: the layer; `key` is the parameter's name in it ("w").
+        trainable: False freezes it: training graphs hold no gradient and no update of it.
+    """
+
+    __slots__ = ("key", "owner", "trainable")
+    label = "Variable"
+
+    def __init__(self, array: np.ndarray[Any, Any], owner: Any, key: str) -> None:
+        super().__init__(array)
+        self.owner = owner
+        self.key = key
+        self.trainable = True
+
+    @property
+    def path(self) -> str:
+        """A name for errors: layer kind and key, as the first of its kind would be exported."""
+        return f"{self.owner.kind}1.{self.key}" if self.owner is not None else self.key

@@ -1,0 +1,339 @@
+"""ONNX's operator schemas and shape inference: the registry of operators.
+
+Everything that ONNX knows about an operator is read from `onnx.defs` and `onnx.shape_inference`; nothing is written by
+hand but the few checks that inference leaves out. No protobuf object leaves this file.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import defs, helper, numpy_helper, shape_inference
+
+from renom_onnx.errors import ConversionError, DTypeError, ShapeError
+from renom_onnx.graph.node import Dim, Shape, type_text, unknown_dim
+from renom_onnx.graph.site import Site, created_at
+
+DEFAULT_OPSET = 18
+DEFAULT_IR_VERSION = 10
+
+TypeAndShape = tuple[np.dtype[Any], Shape | None]
+
+_KINDS = {kind: kind.name.lower() for kind in defs.OpSchema.AttrType.__members__.values()}
+
+
+@dataclass(frozen=True)
+class Formal:
+    """A formal input or output of an operator."""
+
+    name: str
+    type_variable: str
+    types: frozenset[str]
+    is_optional: bool
+    is_variadic: bool
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A formal attribute: kind is int, float, string, tensor, graph, type_proto or their plurals."""
+
+    name: str
+    kind: str
+    is_required: bool
+    default: Any
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What ONNX's schema says of one operator at one version."""
+
+    name: str
+    domain: str
+    since_version: int
+    inputs: tuple[Formal, ...]
+    outputs: tuple[Formal, ...]
+    attributes: Mapping[str, Attribute]
+    min_outputs: int
+    doc: str
+
+    def input(self, index: int) -> Formal:
+        """Return the formal of one actual input; a variadic formal serves all that follow."""
+        return self.inputs[min(index, len(self.inputs) - 1)]
+
+    def output(self, index: int) -> Formal:
+        """Return the formal of one actual output."""
+        return self.outputs[min(index, len(self.outputs) - 1)]
+
+
+def has_operator(op_type: str, opset: int, domain: str = "") -> bool:
+    """Whether the installed onnx defines the operator at this opset."""
+    return defs.has(op_type, domain=domain, max_inclusive_version=opset)
+
+
+@functools.cache
+def operator(op_type: str, opset: int, domain: str = "") -> Operator:
+    """Return the operator's schema.
+
+    Raises:
+        ConversionError: ONNX has no such operator at this opset.
+    """
+    if not has_operator(op_type, opset, domain):
+        where = domain or "ai.onnx"
+        raise ConversionError(
+            f"{op_type}: the operator must be one of domain {where} at opset {opset}, got none of that name."
+        )
+    schema = defs.get_schema(op_type, opset, domain)
+
+    def formals(parameters: Any) -> tuple[Formal, ...]:
+        option = defs.OpSchema.FormalParameterOption
+        return tuple(
+            Formal(p.name, p.type_str, frozenset(p.types), p.option == option.Optional, p.option == option.Variadic)
+            for p in parameters
+        )
+
+    def default(attribute: Any) -> Any:
+        proto = attribute.default_value
+        return _plain(helper.get_attribute_value(proto)) if proto.type else None
+
+    attributes = {
+        name: Attribute(name, _KINDS[a.type], a.required, default(a)) for name, a in sorted(schema.attributes.items())
+    }
+    return Operator(
+        op_type,
+        domain,
+        schema.since_version,
+        formals(schema.inputs),
+        formals(schema.outputs),
+        attributes,
+        schema.min_output,
+        schema.doc or "",
+    )
+
+
+def operator_names(opset: int, domain: str = "") -> list[str]:
+    """Return the names of all operators of the domain that exist at the opset, sorted."""
+    names = {s.name for s in defs.get_all_schemas_with_history() if s.domain == domain and s.since_version <= opset}
+    return sorted(name for name in names if not defs.get_schema(name, opset, domain).deprecated)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_plain(v) for v in value)
+    return value
+
+
+def element_type(dtype: np.dtype[Any]) -> int:
+    """Return ONNX's number of an element type."""
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def dtype_of(element: int) -> np.dtype[Any]:
+    """Return the NumPy type of ONNX's number of an element type."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(element))
+
+
+_COERCE: Mapping[str, Any] = {
+    "int": int,
+    "float": float,
+    "string": str,
+    "tensor": np.asarray,
+    "ints": lambda value: tuple(int(v) for v in value),
+    "floats": lambda value: tuple(float(v) for v in value),
+    "strings": lambda value: tuple(str(v) for v in value),
+}
+
+
+def plain_attributes(op: Operator, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes in the types that the schema asks for; None means absent, a dtype is its ONNX number.
+
+    Raises:
+        ConversionError: the operator has no such attribute, or a required one is absent.
+    """
+    plain = {}
+    for name, given in sorted(attributes.items()):
+        if given is None:
+            continue
+        if name not in op.attributes:
+            known = ", ".join(op.attributes) or "none"
+            raise ConversionError(f"{op.name}: the attribute must be one of {known}, got {name}.")
+        kind = op.attributes[name].kind
+        value = element_type(np.dtype(given)) if kind == "int" and isinstance(given, np.dtype | type) else given
+        plain[name] = _COERCE.get(kind, lambda v: v)(value)
+    for name, attribute in op.attributes.items():
+        if attribute.is_required and name not in plain:
+            raise ConversionError(f"{op.name}: the attribute {name} must be given, got {', '.join(plain) or 'none'}.")
+    return plain
+
+
+def attributes_with_defaults(op: Operator, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every attribute of the schema: the given value, else the schema's default, else None."""
+    return {name: attributes.get(name, attribute.default) for name, attribute in op.attributes.items()}
+
+
+def hashable(attributes: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the attributes as a key for comparing structures."""
+
+    def key(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.dtype.str, value.shape, value.tobytes()
+        return value if getattr(value, "__hash__", None) else id(value)
+
+    return tuple((name, key(value)) for name, value in sorted(attributes.items()))
+
+
+_inferred: dict[Any, list[tuple[np.dtype[Any], tuple[Dim | None, ...] | None]]] = {}
+
+
+def infer(
+    op: Operator,
+    opset: int,
+    attributes: Mapping[str, Any],
+    types: Sequence[TypeAndShape | None],
+    data: Mapping[int, np.ndarray[Any, Any]],
+    n_outputs: int,
+    site: Site,
+) -> list[TypeAndShape]:
+    """Return element type and shape of every output.
+
+    Args:
+        op: the operator.
+        opset: opset of the domain.
+        attributes: as `plain_attributes` returns them.
+        types: of the inputs; None for an absent one.
+        data: values of the inputs that are known now, by position (axes, shapes).
+        n_outputs: how many outputs the node has.
+        site: the user's line, for errors.
+
+    Raises:
+        ShapeError: the shapes do not fit the operator.
+        DTypeError: the element types do not fit it.
+    """
+    key = (op.name, op.domain, opset, hashable(attributes), tuple(types), n_outputs) + tuple(
+        (i, array.tobytes()) for i, array in data.items()
+    )
+    found = _inferred.get(key)
+    if found is None:
+        found = _infer(op, opset, attributes, types, data, n_outputs, site)
+        if len(_inferred) > 20_000:
+            _inferred.clear()
+        _inferred[key] = found
+    return [
+        (dtype, None if shape is None else tuple(unknown_dim() if d is None else d for d in shape))
+        for dtype, shape in found
+    ]
+
+
+def _infer(
+    op: Operator,
+    opset: int,
+    attributes: Mapping[str, Any],
+    types: Sequence[TypeAndShape | None],
+    data: Mapping[int, np.ndarray[Any, Any]],
+    n_outputs: int,
+    site: Site,
+) -> list[tuple[np.dtype[Any], tuple[Dim | None, ...] | None]]:
+    _guard(op, attributes, types, site)
+    names = ["" if t is None else f"i{k}" for k, t in enumerate(types)]
+    outputs = [f"o{k}" for k in range(n_outputs)]
+    node = helper.make_node(op.name, names, outputs, domain=op.domain)
+    for name, value in attributes.items():
+        if isinstance(value, np.ndarray):
+            value = numpy_helper.from_array(value)
+        attribute_type = getattr(onnx.AttributeProto, op.attributes[name].kind.upper())
+        node.attribute.append(helper.make_attribute(name, value, attr_type=attribute_type))
+    input_types = {
+        name: helper.make_tensor_type_proto(element_type(t[0]), t[1])
+        for name, t in zip(names, types, strict=True)
+        if t is not None
+    }
+    input_data = {names[i]: numpy_helper.from_array(array, names[i]) for i, array in data.items()}
+    try:
+        inferred = shape_inference.infer_node_outputs(
+            defs.get_schema(op.name, opset, op.domain),
+            node,
+            input_types,
+            input_data,
+            opset_imports=[helper.make_opsetid(op.domain, opset)],
+            ir_version=DEFAULT_IR_VERSION,
+        )
+    except onnx.checker.ValidationError as e:
+        raise DTypeError(_message(op, str(e), types, site)) from e
+    except (shape_inference.InferenceError, RuntimeError) as e:
+        raise ShapeError(_message(op, str(e), types, site)) from e
+    return [_type_of(op, inferred.get(name), types, site) for name in outputs]
+
+
+def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype[Any], tuple[Dim | None, ...] | None]:
+    if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.elem_type:
+        raise ConversionError(
+            f"{op.name}: every output must be a tensor of known type, got {_got(op, types)}. {created_at(site)}"
+        )
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return dtype_of(tensor.elem_type), None
+    shape: list[Dim | None] = []
+    for dim in tensor.shape.dim:
+        if dim.HasField("dim_value"):
+            if dim.dim_value < 0:
+                raise ShapeError(_message(op, "every size must be 0 or more", types, site))
+            shape.append(dim.dim_value)
+        else:
+            shape.append(dim.dim_param or None)
+    return dtype_of(tensor.elem_type), tuple(shape)
+
+
+def _message(op: Operator, rule: str, types: Sequence[TypeAndShape | None], site: Site) -> str:
+    rule = rule.rsplit("]", maxsplit=1)[-1].strip().split("\n")[0].rstrip(".")
+    return f"{op.name}: {rule}, got {_got(op, types)}. {created_at(site)}"
+
+
+def _got(op: Operator, types: Sequence[TypeAndShape | None]) -> str:
+    return operands_text(op, types) or "no inputs"
+
+
+def operands_text(op: Operator, types: Sequence[TypeAndShape | None]) -> str:
+    """Return ``x is float32[N, 3], w is float32[3, 4]``."""
+    names = [op.input(i).name.lower() + (str(i + 1) if op.input(i).is_variadic else "") for i in range(len(types))]
+    return ", ".join(f"{n} is {type_text(*t)}" for n, t in zip(names, types, strict=True) if t is not None)
+
+
+def _guard(op: Operator, attributes: Mapping[str, Any], types: Sequence[TypeAndShape | None], site: Site) -> None:
+    """Refuse what ONNX's inference lets through or dies on."""
+    if any(t and t[1] and any(isinstance(d, int) and d < 0 for d in t[1]) for t in types):
+        raise ShapeError(_message(op, "every size must be 0 or more", types, site))
+    if op.domain == "" and op.name in ("Conv", "ConvTranspose"):
+        _guard_convolution(op, attributes, types, site)
+
+
+def _guard_convolution(
+    op: Operator, attributes: Mapping[str, Any], types: Sequence[TypeAndShape | None], site: Site
+) -> None:
+    x, w = types[0], types[1]
+    if x is None or w is None or x[1] is None or w[1] is None:
+        return
+    if len(x[1]) != len(w[1]) or len(x[1]) < 3:
+        raise ShapeError(_message(op, "x and w must have the same number of axes, 3 or more", types, site))
+    group = attributes.get("group", 1)
+    channels, expected = x[1][1], w[1][1] if op.name == "Conv" else w[1][0]
+    if isinstance(channels, str) or isinstance(expected, str):
+        return
+    if op.name == "Conv":
+        rule, expected = f"C = {expected * group} channels (w.shape[1] {expected} x group {group})", expected * group
+    else:
+        rule = f"C = {expected} channels (w.shape[0])"
+    if channels != expected:
+        raise ShapeError(
+            f"{op.name}: x must have {rule}, got {channels}: {operands_text(op, types)}. {created_at(site)}"
+        )
+    outputs = w[1][0]
+    if op.name == "Conv" and isinstance(outputs, int) and outputs % group:
+        raise ShapeError(_message(op, f"w.shape[0] must be a multiple of group {group}", types, site))

@@ -1,0 +1,43 @@
+"""Seeds: the same seed gives the same numbers, whatever else the program draws."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+_state = {"seed": 0}
+_ordinal = itertools.count()
+
+
+def set_seed(seed: int) -> None:
+    """Start the random numbers of parameters and shuffling over.
+
+    Parameters are drawn by a Philox generator keyed by (seed, ordinal of the parameter); a shuffle is a function of
+    (seed, epoch). The seed is 0 until this is called.
+
+    Args:
+        seed: 0 or a positive integer.
+
+    Example:
+        >>> import renom_onnx as rm
+        >>> rm.set_seed(0)
+    """
+    global _ordinal  # noqa: PLW0603  (one counter for the process, restarted here alone)
+    _state["seed"] = int(seed)
+    _ordinal = itertools.count()
+
+
+def seed() -> int:
+    """Return the seed."""
+    return _state["seed"]
+
+
+def parameter_generator() -> np.random.Generator:
+    """Return the generator of the next parameter."""
+    return np.random.Generator(np.random.Philox(key=[_state["seed"], next(_ordinal)]))
+
+
+def permutation(rows: int, epoch: int, base: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Return the order of the rows in an epoch, a function of (base seed, epoch) alone."""
+    return np.random.Generator(np.random.Philox(key=[base, 2**63 + epoch])).permutation(rows)

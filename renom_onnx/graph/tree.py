@@ -1,0 +1,86 @@
+"""The tree as a person sees it: the walk of `print_tree`.
+
+A line is printed after the lines of its inputs; then the walk goes on to those followers that lie exactly one level
+deeper. A gradient node that serves several operands has one line for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from renom_onnx.graph.node import BACKWARD, FORWARD, UPDATE, Constant, Leaf, Mutable, Node, State, Value
+
+Line = tuple[Node, int]
+"""A node, and the operand's position for a gradient node (0 otherwise)."""
+
+_PRINTED = {"ReduceSum": "Sum", "ReduceMean": "Mean", "Ones": "Constant"}
+
+
+def printed_name(node: Node) -> str:
+    """Return what `print_tree` calls a node: ONNX's name or the original's, with (F) or (B)."""
+    if isinstance(node, Leaf):
+        return node.label
+    if node.tag == UPDATE:
+        return "Update"
+    if node.tag == FORWARD:
+        return f"{_PRINTED.get(node.op_type, node.op_type)} (F)"
+    forward = node.forward if node.function is not None and node.op_type != "Ones" else None
+    name = node.op_type if forward is None else forward.op_type
+    return f"{_PRINTED.get(name, name)} (B)"
+
+
+def line_text(line: Line) -> str:
+    """Return one line of `print_tree`."""
+    node = line[0]
+    return f"I am a {printed_name(node)} at depth {node.depth} with tags: ['{node.tag}']"
+
+
+def lines(start: Value) -> list[Line]:
+    """Return the lines of the tree that an element is part of, in the order of the walk."""
+    found: list[Line] = []
+    first = _line(start)
+    seen = {first}
+    stack: list[tuple[Line, Iterator[Line], bool]] = [(first, _inputs(first), False)]
+    while stack:
+        line, rest, is_printed = stack[-1]
+        following = next((other for other in rest if other not in seen), None)
+        if following is not None:
+            seen.add(following)
+            stack.append((following, _inputs(following), False))
+        elif is_printed:
+            stack.pop()
+        else:
+            found.append(line)
+            stack[-1] = (line, _followers(line), True)
+    return found
+
+
+def _line(value: Value) -> Line:
+    node = value.node
+    return (node, value.index) if node.tag == BACKWARD and not node.is_leaf else (node, 0)
+
+
+def _inputs(line: Line) -> Iterator[Line]:
+    if line[0].is_cut:
+        return
+    for value in line[0].inputs:
+        if value is not None and not isinstance(value.node, Constant | State) and not _is_hidden(value.node):
+            yield _line(value)
+
+
+def _is_hidden(node: Node) -> bool:
+    """Learning rates are no elements."""
+    return type(node) is Mutable
+
+
+def _followers(line: Line) -> Iterator[Line]:
+    node, index = line
+    values = [node.outputs[index]] if node.tag == BACKWARD and not node.is_leaf else node.outputs
+    followers = dict.fromkeys(follower for value in values for follower in value.followers)
+    for follower in sorted(followers, key=lambda n: n.depth):
+        if follower.depth != node.depth + 1:
+            continue
+        if follower.tag == BACKWARD:
+            yield from ((follower, i) for i in range(len(follower.outputs)))
+        else:
+            yield (follower, 0)

@@ -1,0 +1,170 @@
+"""Eager evaluation: elements are run by sessions that are cached by the structure of the tree.
+
+A loop that builds the same graph for every batch opens one session: the key is operators, attributes, edges, element
+types and symbolic shapes; arrays and parameters are fed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
+from renom_onnx.errors import RunError
+from renom_onnx.graph import schema
+from renom_onnx.graph.distributor import DistributorElement, Stream
+from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors, type_text
+from renom_onnx.graph.site import created_at
+from renom_onnx.graph.update import Updates
+from renom_onnx.runtime.device import Device, open_session
+
+Array = np.ndarray[Any, Any]
+
+CACHE_SIZE = 64
+
+
+@dataclass
+class _Compiled:
+    session: Any
+    feeds: list[tuple[int, str]]
+    fetches: list[str]
+    node_names: dict[str, int]
+
+
+class SessionCache:
+    """The least recently used sessions are closed first; `opened` counts those ever opened."""
+
+    def __init__(self, size: int = CACHE_SIZE) -> None:
+        self._size = size
+        self._found: OrderedDict[Any, _Compiled] = OrderedDict()
+        self.opened = 0
+
+    def get(self, values: Sequence[Value], nodes: Sequence[Node]) -> _Compiled:
+        """Return the session of a structure."""
+        key = structure(values, nodes)
+        compiled = self._found.get(key)
+        if compiled is None:
+            compiled = self._found[key] = _compile(values, nodes)
+            self.opened += 1
+            while len(self._found) > self._size:
+                self._found.popitem(last=False)
+        self._found.move_to_end(key)
+        return compiled
+
+
+sessions = SessionCache()
+
+
+def structure(values: Sequence[Value], nodes: Sequence[Node]) -> Any:
+    """Return what two trees have in common that one session can run."""
+    numbers = {node: i for i, node in enumerate(nodes)}
+
+    def place(value: Value | None) -> Any:
+        return None if value is None else (numbers[value.node], value.index)
+
+    described: list[Any] = []
+    for node in nodes:
+        if isinstance(node, Constant):
+            described.append((node.output.dtype, node.output.shape, node.key))
+        elif isinstance(node, Leaf):
+            described.append((type(node).__name__, node.output.dtype, node.output.shape))
+        else:
+            described.append(
+                (
+                    node.op_type,
+                    node.domain,
+                    node.function,
+                    node.opset,
+                    schema.hashable(node.attributes),
+                    node.casts,
+                    len(node.outputs),
+                    tuple(place(v) for v in node.inputs),
+                )
+            )
+    return tuple(described), tuple(place(v) for v in values)
+
+
+def _compile(values: Sequence[Value], nodes: Sequence[Node]) -> _Compiled:
+    unique = list(dict.fromkeys(v for v in values if not isinstance(v.node, Leaf)))
+    writer = TreeWriter(nodes, opset=tree_opset(nodes, None), feed_all=True)
+    graph = writer.graph("evaluation", nodes, unique)
+    session = open_session(as_bytes(writer.model(graph)), Device("cpu"), shared_threads=False, spinning=False)
+    fed = {i.name for i in graph.input}
+    feeds = [
+        (i, writer.names.of(node.output))
+        for i, node in enumerate(nodes)
+        if isinstance(node, Leaf) and not isinstance(node, Constant) and writer.names.of(node.output) in fed
+    ]
+    names = {name: i for i, node in enumerate(nodes) if (name := writer.tree_names.nodes.get(node)) is not None}
+    return _Compiled(session, feeds, [writer.names.of(v) for v in unique], names)
+
+
+def evaluate(values: Sequence[Value]) -> list[Array]:
+    """Return the arrays of some values, each element computed once, on the CPU.
+
+    Raises:
+        StopIteration: a distributor has no more data; then nothing was read.
+        RunError: onnxruntime stopped.
+    """
+    nodes = ancestors(values)
+    arrays, distributors = _leaf_arrays(nodes)
+    computed = list(dict.fromkeys(v for v in values if not isinstance(v.node, Leaf)))
+    results: dict[Value, Array] = {}
+    if computed:
+        compiled = sessions.get(values, nodes)
+        feeds = {name: arrays[nodes[i]] for i, name in compiled.feeds}
+        try:
+            outputs = compiled.session.run(compiled.fetches, feeds)
+        except Exception as e:
+            raise RunError(_explain(str(e), compiled, nodes)) from e
+        results = dict(zip(computed, outputs, strict=True))
+    for distributor, indices in distributors.items():
+        distributor.advance(indices)
+    return [np.array(arrays[v.node]) if isinstance(v.node, Leaf) else results[v] for v in values]
+
+
+def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[DistributorElement, list[int]]]:
+    arrays: dict[Node, Array] = {}
+    distributors: dict[DistributorElement, list[int]] = {}
+    for node in nodes:
+        if isinstance(node, Stream):
+            distributors.setdefault(node.distributor, []).append(node.index)
+        elif isinstance(node, Static | Mutable | Constant):
+            arrays[node] = node.array
+        elif isinstance(node, Input):
+            raise RunError(
+                f"evaluate: every placeholder must be fed, got {node.name} ({type_text(node.output.dtype, node.output.shape)}) "
+                f"without a value. {created_at(node.site)}"
+            )
+    batches = {d: d.batch(indices) for d, indices in distributors.items()}
+    for node in nodes:
+        if isinstance(node, Stream):
+            arrays[node] = batches[node.distributor][node.index]
+    return arrays, distributors
+
+
+def _explain(message: str, compiled: _Compiled, nodes: Sequence[Node]) -> str:
+    """Answer onnxruntime's error with the user's line of the node that it names."""
+    text = message.strip().split("\n")[0].rstrip(".")
+    found = re.search(r"Name:'([^']*)'", text)
+    if found is not None:
+        name = found[1]
+        while name and name not in compiled.node_names:  # inlined nodes are called after their function's call
+            name = name.rpartition("/")[0] if "/" in name else name[:-1]
+        if name in compiled.node_names:
+            node = nodes[compiled.node_names[name]]
+            detail = text.split("Status Message: ")[-1]
+            return f"{node.op_type}: onnxruntime stopped, got: {detail}. {created_at(node.site)}"
+    return f"evaluate: onnxruntime stopped, got: {text}."
+
+
+def take_step(step: Updates) -> None:
+    """Run a training step eagerly and keep the new parameters and state."""
+    leaves = list(step.next_values)
+    for leaf, array in zip(leaves, evaluate(list(step.next_values.values())), strict=True):
+        leaf.array = array

@@ -1,0 +1,68 @@
+"""Feeds: what a session is given, checked against what its file asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.graph.node import Dim, type_text
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class FeedSpec:
+    """Name, element type and sizes of an input; None where the rank is unknown."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[Dim, ...] | None
+
+
+def check_feeds(
+    caller: str, specs: Sequence[FeedSpec], feeds: Mapping[str, Any], optional: Sequence[str] = ()
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return the feeds as arrays, and the size of every symbol.
+
+    Raises:
+        ShapeError: a feed is missing or unknown, its shape is another, or a symbol has two sizes.
+        DTypeError: its element type is another.
+    """
+    known = {spec.name for spec in specs}
+    for name in feeds:
+        if name not in known:
+            raise ShapeError(f"{caller}: a feed must be one of {', '.join(sorted(known)) or 'none'}, got {name!r}.")
+    arrays: dict[str, Array] = {}
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        if spec.name not in feeds:
+            if spec.name in optional:
+                continue
+            given = ", ".join(repr(name) for name in feeds) or "none"
+            raise ShapeError(f"{caller}: every input must be fed, got {given}, but {spec.name!r} is missing.")
+        array = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            array = np.asarray(array, dtype=spec.dtype if isinstance(array, int | float) else None)
+        _check(caller, spec, array, sizes)
+        arrays[spec.name] = array
+    return arrays, sizes
+
+
+def _check(caller: str, spec: FeedSpec, array: Array, sizes: dict[str, int]) -> None:
+    wanted = f"{caller}: feed {spec.name!r} must be {type_text(spec.dtype, spec.shape)}"
+    got = f"got {type_text(array.dtype, array.shape)}"
+    if array.dtype != spec.dtype:
+        raise DTypeError(f'{wanted}, {got}. Convert with {spec.name}.astype("{spec.dtype.name}").')
+    if spec.shape is None:
+        return
+    if len(array.shape) != len(spec.shape) or any(
+        isinstance(d, int) and d != n for d, n in zip(spec.shape, array.shape, strict=True)
+    ):
+        raise ShapeError(f"{wanted}, {got}.")
+    for symbol, size in zip(spec.shape, array.shape, strict=True):
+        if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
+            raise ShapeError(f"{wanted} with {symbol} = {sizes[symbol]} as in the feeds before it, {got}.")

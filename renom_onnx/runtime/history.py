@@ -1,0 +1,62 @@
+"""What an executor returns: the losses of its epochs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the data.
+
+    Attributes:
+        number: 0 for the first.
+        loss: of training, as the loss reduces it.
+        validation_loss: None without validation data.
+        n_steps: steps taken so far.
+    """
+
+    number: int
+    loss: float
+    validation_loss: float | None
+    n_steps: int
+
+
+@dataclass
+class History:
+    """Losses by epoch.
+
+    Attributes:
+        losses: of training.
+        validation_losses: of the validation data, empty without.
+
+    Example:
+        >>> history = History()
+        >>> history.add(0.5, None, 10).number
+        0
+        >>> history.losses
+        [0.5]
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+
+    def add(self, loss: float, validation_loss: float | None, n_steps: int) -> Epoch:
+        """Append an epoch and return it."""
+        epoch = Epoch(len(self.losses), loss, validation_loss, n_steps)
+        self.losses.append(loss)
+        if validation_loss is not None:
+            self.validation_losses.append(validation_loss)
+        return epoch
+
+    def plot(self, path: str | os.PathLike[str], **series: Any) -> None:
+        """Draw the losses, and further series by name, as a PNG.
+
+        Raises:
+            ImportError: matplotlib is not installed; it comes with renom-onnx[plot].
+        """
+        from renom_onnx.runtime.plot import plot_history
+
+        plot_history(self, path, series)

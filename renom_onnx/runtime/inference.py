@@ -1,0 +1,79 @@
+"""`InferenceSession`: an ONNX model on one device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.signature import input_types
+from renom_onnx.converters.training_info import inference_model
+from renom_onnx.converters.tree import as_bytes
+from renom_onnx.errors import RunError
+from renom_onnx.runtime.device import CudaOptions, open_session, parse_device
+from renom_onnx.runtime.feed import FeedSpec, check_feeds
+
+Array = np.ndarray[Any, Any]
+
+
+class InferenceSession:
+    """Runs a model on one device.
+
+    Args:
+        model: a path, bytes or ModelProto; of a trainable file the inference reading.
+        device: "cpu", "cuda" or "cuda:1"; default: the best there is.
+        threads: default: all cores.
+        cuda: options of the CUDA provider.
+
+    Attributes:
+        inputs: what `run` must be fed.
+        outputs: names of what it returns.
+
+    Raises:
+        ConversionError: the model cannot be read.
+        DeviceError: the device is not there.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> model = rm.converters.to_onnx(rm.graph.Relu(), inputs={"x": ("N", 2)})
+        >>> rm.runtime.InferenceSession(model, device="cpu").run({"x": np.array([[-1, 2]], np.float32)})
+        {'output': array([[0., 2.]], dtype=float32)}
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        device: str | None = None,
+        *,
+        threads: int | None = None,
+        cuda: CudaOptions | None = None,
+    ) -> None:
+        proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
+        self.device = parse_device(device)
+        if proto.training_info:
+            proto = inference_model(proto)
+        initialized = {tensor.name for tensor in proto.graph.initializer}
+        self.inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
+        self.outputs = tuple(output.name for output in proto.graph.output)
+        self._session = open_session(as_bytes(proto), self.device, threads=threads, cuda=cuda)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the outputs by name.
+
+        Args:
+            feeds: an array for every input, of the dtype and shape that the model declares.
+
+        Raises:
+            ShapeError, DTypeError: a feed does not fit.
+            RunError: onnxruntime stopped.
+        """
+        arrays, _ = check_feeds("InferenceSession.run", self.inputs, feeds)
+        try:
+            results = self._session.run(list(self.outputs), arrays)
+        except Exception as e:
+            detail = str(e).strip().split("\n")[0].rstrip(".")
+            raise RunError(f"InferenceSession.run: onnxruntime stopped, got: {detail}.") from e
+        return dict(zip(self.outputs, results, strict=True))

@@ -1,0 +1,65 @@
+"""`Tensor`: onnxruntime's OrtValue, wrapped once.
+
+The raw class reinterprets element types, reads past the end of buffers and can crash the process when its memory
+belongs to NumPy. This one owns its memory through onnxruntime and checks every write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.runtime.device import Device
+from renom_onnx.runtime.ort import onnxruntime
+
+
+class Tensor:
+    """An array in the memory of a device.
+
+    Args:
+        shape: its sizes.
+        dtype: its element type.
+        device: where it lives.
+        name: for errors.
+    """
+
+    __slots__ = ("device", "dtype", "name", "shape", "value")
+
+    def __init__(self, shape: Sequence[int], dtype: Any, device: Device, name: str = "tensor") -> None:
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.device = device
+        self.name = name
+        self.value = onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+            list(self.shape), self.dtype.type, device.kind, device.index
+        )
+
+    @classmethod
+    def from_array(cls, array: np.ndarray[Any, Any], device: Device, name: str = "tensor") -> Tensor:
+        """Return a tensor that holds a copy of the array."""
+        tensor = cls(array.shape, array.dtype, device, name)
+        tensor.write(array)
+        return tensor
+
+    def write(self, array: np.ndarray[Any, Any]) -> None:
+        """Copy an array in.
+
+        Raises:
+            ShapeError: its shape is another.
+            DTypeError: its element type is another.
+        """
+        if array.dtype != self.dtype:
+            raise DTypeError(f"{self.name}: an array must be {self.dtype.name}, got {array.dtype.name}.")
+        if array.shape != self.shape:
+            raise ShapeError(f"{self.name}: an array must have shape {list(self.shape)}, got {list(array.shape)}.")
+        if self.device.kind == "cpu":
+            np.copyto(self.value.numpy(), array)
+        elif array.size:
+            self.value.update_inplace(np.asarray(array, order="C"))
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """Return a copy in host memory."""
+        return np.array(self.value.numpy())

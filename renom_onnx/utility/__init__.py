@@ -1,0 +1,5 @@
+"""Initializers and the like."""
+
+from renom_onnx.utility import initializer
+
+__all__ = ["initializer"]
