@@ -41,5 +41,4 @@ class NdarrayDistributor:
         if shuffle:
             data.epoch = self._shuffled.epoch
             self._shuffled.epoch += 1
-        for x, y in data.batches([0, 1]):
-            yield x, y
+        yield from data.batches([0, 1])  # type: ignore[misc]  # two outputs, so pairs

@@ -58,8 +58,8 @@ class Node(np.ndarray[Any, Any]):
         """
         if self.element is None:
             raise GradientError(
-                f"grad: the node must have been recorded, got one that was not. Compute it inside 'with model.train():'. "
-                f"{created_at(user_site())}"
+                f"grad: the node must have been recorded, got one that was not. "
+                f"Compute it inside 'with model.train():'. {created_at(user_site())}"
             )
         if self.size != 1:
             raise ShapeError(
@@ -112,7 +112,7 @@ class Grads:
     def __init__(self, element: GraphElement) -> None:
         self._element = element.backward()
 
-    def get(self, node: Node) -> Node:
+    def get(self, node: Any) -> Node:
         """Return the gradient with respect to a recorded node.
 
         Raises:

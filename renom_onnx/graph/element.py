@@ -81,15 +81,15 @@ class GraphElement:
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func is np.sum and args and args[0] is self:
             return self
-        self.__array__(name=f"numpy.{func.__name__}")
+        return self.__array__(name=f"numpy.{func.__name__}")
 
     def __array__(self, dtype: Any = None, copy: Any = None, *, name: str = "numpy") -> NoReturn:
         raise TypeError(
-            f"{name}: an array must be given, got a GraphElement, which is not evaluated yet. Use .as_ndarray() for its "
-            f"value, or the function of renom_onnx.graph. {created_at(self.output.node.site)}"
+            f"{name}: an array must be given, got a GraphElement, which is not evaluated yet. Use .as_ndarray() for "
+            f"its value, or the function of renom_onnx.graph. {created_at(self.output.node.site)}"
         )
 
-    def __bool__(self) -> NoReturn:
+    def __bool__(self) -> NoReturn:  # noqa: PLE0304  (it raises: an element has no truth value before it is evaluated)
         self.__array__(name="bool")
 
     # The tree
@@ -158,8 +158,8 @@ class GraphElement:
             )
         if self.output.node.backward_pass is None:
             raise GradientError(
-                f"get_gradient: the root must have a backward pass, got an element without one. Call .backward() first. "
-                f"{created_at(self.output.node.site)}"
+                f"get_gradient: the root must have a backward pass, got an element without one. Call .backward() first."
+                f" {created_at(self.output.node.site)}"
             )
         return GraphElement(self._backward_pass().gradient(value))
 

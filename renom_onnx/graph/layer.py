@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,11 @@ class Layer:
         self._last_output = output
         return output
 
-    def forward(self, *inputs: GraphElement) -> GraphElement:
+    def _undefined_forward(self, *inputs: GraphElement) -> GraphElement:
         """Connect elements; subclasses define it."""
         raise NotImplementedError(f"{type(self).__name__}.forward: a layer must define it, got the base class's.")
+
+    forward: Callable[..., GraphElement] = _undefined_forward
 
     @property
     def kind(self) -> str:

@@ -27,7 +27,8 @@ class Loss(Layer):
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ConversionError(
-                f"{type(self).__name__}: reduction must be 'mean' or 'sum', got {reduction!r}. {created_at(user_site())}"
+                f"{type(self).__name__}: reduction must be 'mean' or 'sum', got {reduction!r}. "
+                f"{created_at(user_site())}"
             )
         self.reduction = reduction
 
@@ -155,8 +156,8 @@ class SoftmaxCrossEntropy(Loss):
         fits = len(t.shape) == 1 or (len(t.shape) == 2 and t.shape[1] == 1)
         if len(x.shape) != 2 or not fits:
             raise ShapeError(
-                f"SoftmaxCrossEntropy: t must be class indices (N,) or (N, 1), or probabilities of x's shape (N, K), got "
-                f"x is {x.output}, t is {t.output}. {created_at(user_site())}"
+                f"SoftmaxCrossEntropy: t must be class indices (N,) or (N, 1), or probabilities of x's shape (N, K), "
+                f"got x is {x.output}, t is {t.output}. {created_at(user_site())}"
             )
         if not is_integer:
             raise DTypeError(

@@ -7,10 +7,9 @@ A parameter is called by the attribute path in its Model (`encoder.fc1.w`), else
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from renom_onnx.graph.layer import Layer, Sequential
-from renom_onnx.graph.node import BACKWARD, UPDATE, Leaf, Mutable, Node
+from renom_onnx.graph.node import BACKWARD, UPDATE, Leaf, Mutable, Node, State
 from renom_onnx.graph.parameter import Parameter
 
 
@@ -100,10 +99,10 @@ def _names_by_attribute(layer: Layer) -> bool:
     return not isinstance(layer, Sequential)
 
 
-def mutable_name(names: TreeNames, leaf: Mutable | Any) -> str:
+def mutable_name(names: TreeNames, leaf: Mutable) -> str:
     """Return the name of a parameter, of a state (``dense1.w.adam_m``, ``step``), or of the learning rate."""
     if isinstance(leaf, Parameter):
         return names.parameter(leaf)
-    if getattr(leaf, "parameter", None) is not None:
-        return f"{names.parameter(leaf.parameter)}.{leaf.suffix}"
-    return str(getattr(leaf, "suffix", None) or leaf.name)
+    if isinstance(leaf, State):
+        return f"{names.parameter(leaf.parameter)}.{leaf.suffix}" if leaf.parameter is not None else leaf.suffix
+    return str(leaf.name)

@@ -147,7 +147,7 @@ class Node:
         self.updates: dict[Any, Any] = {}
         self.outputs = tuple(Value(self, i, dtype, shape) for i, (dtype, shape) in enumerate(types))
         read = [] if is_cut else [value for value in self.inputs if value is not None]
-        self.depth = 1 + max((value.node.depth for value in read), default=-1)
+        self.depth: int = 1 + max((value.node.depth for value in read), default=-1)
         for value in dict.fromkeys(read):
             if value.node.connects:
                 value.add_follower(self)
@@ -276,7 +276,7 @@ class State(Mutable):
     __slots__ = ("initial", "parameter", "suffix")
     label = "State"
 
-    def __init__(self, array: np.ndarray[Any, Any], suffix: str, parameter: Mutable | None) -> None:
+    def __init__(self, array: np.ndarray[Any, Any], suffix: str, parameter: Any) -> None:
         super().__init__(array)
         self.initial = array
         self.suffix = suffix

@@ -123,7 +123,7 @@ def _axes(axis: int | Sequence[int] | None) -> Value | None:
 def reduce_(op_type: str, x: Operand, axis: int | Sequence[int] | None, keepdims: bool) -> GraphElement:
     """Reduce over the given axes, or over all."""
     x = as_element(x)
-    cast = None
+    cast: np.dtype[Any] | None = None
     if op_type == "ReduceMean" and x.dtype.kind in "biu":
         cast = np.dtype(np.float64)
     elif x.dtype.kind == "b":

@@ -24,7 +24,7 @@ DEFAULT_IR_VERSION = 10
 
 TypeAndShape = tuple[np.dtype[Any], Shape | None]
 
-_KINDS = {kind: kind.name.lower() for kind in defs.OpSchema.AttrType.__members__.values()}
+_KINDS = {kind: name.lower() for name, kind in vars(defs.OpSchema.AttrType).items() if name.isupper()}
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,8 @@ def infer(
         ShapeError: the shapes do not fit the operator.
         DTypeError: the element types do not fit it.
     """
-    key = (op.name, op.domain, opset, hashable(attributes), tuple(types), n_outputs) + tuple(
-        (i, array.tobytes()) for i, array in data.items()
-    )
+    known = tuple((i, array.tobytes()) for i, array in data.items())
+    key = (op.name, op.domain, opset, hashable(attributes), tuple(types), n_outputs, known)
     found = _inferred.get(key)
     if found is None:
         found = _infer(op, opset, attributes, types, data, n_outputs, site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,6 @@ def parameter_generator() -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[_state["seed"], next(_ordinal)]))
 
 
-def permutation(rows: int, epoch: int, base: int) -> np.ndarray:  # type: ignore[type-arg]
+def permutation(rows: int, epoch: int, base: int) -> np.ndarray[Any, Any]:
     """Return the order of the rows in an epoch, a function of (base seed, epoch) alone."""
     return np.random.Generator(np.random.Philox(key=[base, 2**63 + epoch])).permutation(rows)

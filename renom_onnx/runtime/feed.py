@@ -32,9 +32,9 @@ def check_feeds(
         ShapeError: a feed is missing or unknown, its shape is another, or a symbol has two sizes.
         DTypeError: its element type is another.
     """
-    known = {spec.name for spec in specs}
     for name in feeds:
-        if name not in known:
+        if not any(spec.name == name for spec in specs):
+            known = {spec.name for spec in specs}
             raise ShapeError(f"{caller}: a feed must be one of {', '.join(sorted(known)) or 'none'}, got {name!r}.")
     arrays: dict[str, Array] = {}
     sizes: dict[str, int] = {}
@@ -53,16 +53,22 @@ def check_feeds(
 
 
 def _check(caller: str, spec: FeedSpec, array: Array, sizes: dict[str, int]) -> None:
-    wanted = f"{caller}: feed {spec.name!r} must be {type_text(spec.dtype, spec.shape)}"
-    got = f"got {type_text(array.dtype, array.shape)}"
+    fits = spec.shape is None or len(spec.shape) == array.ndim
+    if spec.shape is not None and fits:
+        for dim, size in zip(spec.shape, array.shape, strict=True):
+            if dim == size:
+                continue
+            if not isinstance(dim, str):
+                fits = False
+            elif sizes.setdefault(dim, size) != size:
+                rule = f"{_rule(caller, spec)} with {dim} = {sizes[dim]} as in the feeds before it"
+                raise ShapeError(f"{rule}, got {type_text(array.dtype, array.shape)}.")
     if array.dtype != spec.dtype:
-        raise DTypeError(f'{wanted}, {got}. Convert with {spec.name}.astype("{spec.dtype.name}").')
-    if spec.shape is None:
-        return
-    if len(array.shape) != len(spec.shape) or any(
-        isinstance(d, int) and d != n for d, n in zip(spec.shape, array.shape, strict=True)
-    ):
-        raise ShapeError(f"{wanted}, {got}.")
-    for symbol, size in zip(spec.shape, array.shape, strict=True):
-        if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
-            raise ShapeError(f"{wanted} with {symbol} = {sizes[symbol]} as in the feeds before it, {got}.")
+        got = type_text(array.dtype, array.shape)
+        raise DTypeError(f'{_rule(caller, spec)}, got {got}. Convert with {spec.name}.astype("{spec.dtype.name}").')
+    if not fits:
+        raise ShapeError(f"{_rule(caller, spec)}, got {type_text(array.dtype, array.shape)}.")
+
+
+def _rule(caller: str, spec: FeedSpec) -> str:
+    return f"{caller}: feed {spec.name!r} must be {type_text(spec.dtype, spec.shape)}"

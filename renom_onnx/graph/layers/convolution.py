@@ -23,7 +23,8 @@ def per_axis(value: Sizes, n_axes: int, layer: str, name: str) -> list[int]:
     sizes = [value] * n_axes if isinstance(value, int) else list(value)
     if len(sizes) != n_axes:
         raise ShapeError(
-            f"{layer}: {name} must be one number or {n_axes}, one per spatial axis, got {sizes}. {created_at(user_site())}"
+            f"{layer}: {name} must be one number or {n_axes}, one per spatial axis, got {sizes}. "
+            f"{created_at(user_site())}"
         )
     return sizes
 
