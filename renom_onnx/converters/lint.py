@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import onnx
-from onnx import defs, shape_inference
+from onnx import shape_inference
 
 from renom_onnx.converters.importer import read_model, value_type
 from renom_onnx.converters.training_info import concatenate, with_graph
+from renom_onnx.graph import schema
 from renom_onnx.graph.node import type_text
 
 
@@ -103,7 +104,7 @@ def _unknown_operators(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) 
         domain = "" if node.domain == "ai.onnx" else node.domain
         if (node.domain, node.op_type, node.overload) in functions:
             continue
-        if domain not in opsets or not defs.has(node.op_type, domain, max_inclusive_version=opsets[domain]):
+        if domain not in opsets or not schema.has_operator(node.op_type, opsets[domain], domain):
             name = f"{domain}.{node.op_type}" if domain else node.op_type
             yield f"every operator must be defined by ONNX or by a function of the file, got {name} in node {node.name!r}."
 

@@ -17,6 +17,7 @@ from renom_onnx.graph.builder import Builder, make_node
 from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against
 from renom_onnx.graph.function import DOMAIN, Function, call
 from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Value, ancestors
+from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at
 
 
@@ -78,7 +79,7 @@ def reverse_walk(
             continue
         if not is_differentiable(node):
             if reason_against(node) is None and node in needed:
-                raise GradientError(_no_rule(node, needed[node]))
+                raise GradientError(_no_rule(node, needed[node], order))
             continue
         for position, gradient in gradient_node(node, dys, opset=opset).items():
             x = node.inputs[position]
@@ -107,23 +108,27 @@ def _depend_on(order: Sequence[Node], wanted: Collection[Value] | None) -> dict[
     return needed
 
 
-def _no_rule(node: Node, value: Value) -> str:
+def _no_rule(node: Node, value: Value, order: Sequence[Node]) -> str:
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     return (
-        f"{operator}: there is no gradient rule, but the loss depends on {value_name(value)} through it. "
+        f"{operator}: there is no gradient rule, but the loss depends on {value_name(value, order)} through it. "
         f"Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient. {created_at(node.site)}"
     )
 
 
-def value_name(value: Value) -> str:
-    """Return the name of a value for an error."""
-    return value.name or getattr(value.node, "path", None) or f"a {value}"
+def value_name(value: Value, order: Sequence[Node]) -> str:
+    """Return the name that an export of these nodes would give a value, for an error."""
+    from renom_onnx.graph.naming import TreeNames  # naming knows layers, which are made of elements
+
+    if isinstance(value.node, Parameter):
+        return TreeNames(order).parameter(value.node)
+    return value.name or f"a {value}"
 
 
 def explain_absence(root: Value, value: Value) -> str:
     """Return the sentence that says why ``root`` has no gradient with respect to ``value``."""
-    name = value_name(value)
     order = ancestors([root])
+    name = value_name(value, order)
     if value.node not in order:
         return f"get_gradient: the value must be one that the root depends on, got {name}, which is none."
     needed = _depend_on(order, [value])

@@ -28,8 +28,3 @@ class Parameter(Mutable):
         self.owner = owner
         self.key = key
         self.trainable = True
-
-    @property
-    def path(self) -> str:
-        """A name for errors: layer kind and key, as the first of its kind would be exported."""
-        return f"{self.owner.kind}1.{self.key}" if self.owner is not None else self.key

@@ -257,7 +257,7 @@ def _infer(
     input_data = {names[i]: numpy_helper.from_array(array, names[i]) for i, array in data.items()}
     try:
         inferred = shape_inference.infer_node_outputs(
-            defs.get_schema(op.name, opset, op.domain),
+            defs.get_schema(op.name, _shape_opset(op, opset, attributes), op.domain),
             node,
             input_types,
             input_data,
@@ -269,6 +269,15 @@ def _infer(
     except (shape_inference.InferenceError, RuntimeError) as e:
         raise ShapeError(_message(op, str(e), types, site)) from e
     return [_type_of(op, inferred.get(name), types, site) for name in outputs]
+
+
+def _shape_opset(op: Operator, opset: int, attributes: Mapping[str, Any]) -> int:
+    """Return the opset whose inference tells the shape of the output.
+
+    With ceil_mode, pooling has no window that would start in the padding at the end. Runtimes always did it so, ONNX's
+    inference does from opset 22 on.
+    """
+    return max(opset, 22) if op.domain == "" and attributes.get("ceil_mode") else opset
 
 
 def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype[Any], tuple[Dim | None, ...] | None]:
