@@ -149,10 +149,11 @@ def training_model(
     loss = step.loss
     predictions = _predictions(loss, outputs)
     forward = ancestors(predictions.values())
-    nodes = ancestors([*predictions.values(), loss, *step.next_values.values()])
+    results = list(dict.fromkeys([step.training_loss, loss, *step.next_values.values()]))
+    nodes = ancestors([*predictions.values(), *results])
     opset = tree_opset(nodes, opset)
     fixed = [(v, k) for k, v in predictions.items()]
-    fixed.append((loss, "loss"))
+    fixed += [(step.training_loss, "loss"), (loss, "evaluation_loss")]
     names = TreeWriter(nodes, opset=opset, inline=inline, fixed=fixed)
     for p, g in step.gradients.items():
         if g not in names.names:
@@ -163,7 +164,6 @@ def training_model(
     in_graph = set(forward)
     model = names.model(names.graph("inference", forward, list(predictions.values())))
     added = [node for node in nodes if node not in in_graph]
-    results = [loss, *step.next_values.values()]
     algorithm = names.graph("training", added, results)
     info = model.training_info.add()
     info.algorithm.CopyFrom(algorithm)

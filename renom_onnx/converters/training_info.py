@@ -42,6 +42,7 @@ class TrainingStep:
         model: the concatenation of graph and algorithm; mutable initializers are plain inputs without a value, and
             only loss and next states are outputs.
         loss: name of the loss.
+        evaluation_loss: name of the loss as inference computes it; the same where training computes nothing else.
         bindings: next value by the name of the mutable initializer.
         state: values of the mutable initializers by name.
         feeds: names of the inputs that a step is fed, the learning rate among the optional ones.
@@ -51,6 +52,7 @@ class TrainingStep:
 
     model: onnx.ModelProto
     loss: str
+    evaluation_loss: str
     bindings: dict[str, str]
     state: dict[str, np.ndarray[Any, Any]]
     feeds: tuple[str, ...]
@@ -125,6 +127,7 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
     return TrainingStep(
         with_graph(model, step),
         losses[0],
+        losses[1] if losses[1:] == ["evaluation_loss"] else losses[0],
         bindings,
         state,
         names,
@@ -136,7 +139,7 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
 def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: bool) -> onnx.ModelProto:
     """Return the inference outputs, and the loss, as a model whose mutable initializers are plain inputs."""
     graph = concatenate(model) if with_loss else model.graph
-    wanted = [o for o in model.graph.output] + [o for o in graph.output if with_loss and o.name == step.loss]
+    wanted = [o for o in model.graph.output] + [o for o in graph.output if with_loss and o.name == step.evaluation_loss]
     nodes = _needed(graph.node, [o.name for o in wanted])
     read = {name for node in nodes for name in node.input} | {o.name for o in wanted}
     result = onnx.GraphProto()

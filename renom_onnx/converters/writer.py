@@ -23,17 +23,25 @@ class Names:
         self._taken = set(taken)
         self._values: dict[Value, str] = {}
         self._nodes: set[str] = set()
+        self._numbers: dict[tuple[bool, str], int] = {}
 
     def fresh(self, name: str) -> str:
         """Return the name, with a number if it is taken, and take it."""
-        unique = _unique(name, self._taken)
-        self._taken.add(unique)
-        return unique
+        return self._number(name, self._taken, of_node=False)
 
     def fresh_node(self, name: str) -> str:
         """Return a node name likewise; nodes and values do not share names."""
-        unique = _unique(name, self._nodes)
-        self._nodes.add(unique)
+        return self._number(name, self._nodes, of_node=True)
+
+    def _number(self, name: str, taken: set[str], *, of_node: bool) -> str:
+        """Return the name with the smallest number that is free; the last one is kept, so that this is no search."""
+        unique = name
+        if name in taken:
+            number = self._numbers.get((of_node, name), 2)
+            while (unique := f"{name}_{number}") in taken:
+                number += 1
+            self._numbers[of_node, name] = number + 1
+        taken.add(unique)
         return unique
 
     def give(self, value: Value, name: str) -> str:
@@ -53,15 +61,6 @@ class Names:
 
     def __contains__(self, value: Value) -> bool:
         return value in self._values
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
 
 
 class FunctionTable:
@@ -219,7 +218,7 @@ class Writer:
         for i, value in enumerate(node.outputs):
             if value in self.names:
                 outputs.append(self.names.of(value))
-            elif value not in read:
+            elif value not in read and self._may_be_absent(node, i):
                 outputs.append("")
             elif several and node.function is not None:
                 outputs.append(self.names.give(value, f"{node_name}.{node.function.output_names[i]}"))
@@ -229,6 +228,12 @@ class Writer:
             while outputs and not outputs[-1]:
                 outputs.pop()
         return outputs
+
+    def _may_be_absent(self, node: Node, index: int) -> bool:
+        """Whether the output may go unnamed: every one of a call, the optional ones of a standard operator."""
+        if node.function is not None:
+            return True
+        return schema.operator(node.op_type, node.opset, node.domain).output(index).is_optional
 
     def _operand(self, value: Value | None, cast: np.dtype[Any] | None, node_name: str) -> str:
         if value is None:

@@ -16,9 +16,12 @@ from renom_onnx.errors import GradientError
 from renom_onnx.graph.builder import Builder, make_node
 from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against
 from renom_onnx.graph.function import DOMAIN, Function, call
-from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Value, ancestors
+from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Shape, Value, ancestors
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at
+from renom_onnx.graph.training_form import training_forward
+
+Type = tuple[np.dtype[Any], Shape | None]
 
 
 class ReverseWalk:
@@ -144,11 +147,12 @@ def explain_absence(root: Value, value: Value) -> str:
     )
 
 
-def _ones_like(x: Value, loss: Value, dtype: np.dtype[Any], opset: int) -> Function:
-    """Return the function that seeds a pass: ones of the shape of ``x``."""
+@functools.lru_cache(maxsize=1024)
+def _ones_like(x: Type, loss: Type | None, dtype: np.dtype[Any], opset: int) -> Function:
+    """Return the function that seeds a pass: ones of the shape of x; a loss that is the sum of x is read, not used."""
     op = Builder(opset, tag=BACKWARD)
-    like = Input(x.dtype, x.shape, name="X").output
-    formals = (like,) if x is loss else (like, Input(loss.dtype, loss.shape, name="Y").output)
+    like = Input(*x, name="X").output
+    formals = (like,) if loss is None else (like, Input(*loss, name="Y").output)
     ones = op.Expand(op.constant(1, dtype), op.shape_of(like))
     return Function("Ones", DOMAIN, opset, formals, (ones,), ("dX",), (), "dX = 1: the gradient of a sum.")
 
@@ -160,12 +164,15 @@ class BackwardPass:
         self.root = root
         self.opset = opset
         self.loss = root if root.node.loss is not None else total(root, opset)
-        node = self.loss.node
-        seeded = node.inputs[0] if _is_total(node) else self.loss
+        self.forward = training_forward(self.loss, opset)
+        loss = self.forward.loss
+        node = loss.node
+        seeded = node.inputs[0] if _is_total(node) else loss
         assert seeded is not None
         dtype = seeded.dtype if seeded.is_float else np.dtype(np.float32)
-        ones = _ones_like(seeded, self.loss, dtype, opset)
-        inputs = list(dict.fromkeys([seeded, self.loss]))
+        total_type = None if seeded is loss else (loss.dtype, loss.shape)
+        ones = _ones_like((seeded.dtype, seeded.shape), total_type, dtype, opset)
+        inputs = list(dict.fromkeys([seeded, loss]))
         self.seed = call(ones, inputs, {}, [(dtype, seeded.shape)], tag=BACKWARD, site=node.site, forward=node)
         self.walk = reverse_walk([(seeded, self.seed.output)], opset=opset)
 
@@ -175,7 +182,7 @@ class BackwardPass:
         Raises:
             GradientError: the root has no gradient with respect to it.
         """
-        gradient = self.walk.gradient(value)
+        gradient = self.walk.gradient(self.forward.values.get(value, value))
         if gradient is None:
             raise GradientError(explain_absence(self.loss, value))
         return gradient

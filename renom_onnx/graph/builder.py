@@ -39,6 +39,7 @@ def make_node(
     tag: str = FORWARD,
     layers: tuple[Any, ...] = (),
     site: Site | None = None,
+    origin: Node | None = None,
     is_cut: bool = False,
 ) -> Node:
     """Return a node of a standard operator, with element types and shapes of its outputs inferred."""
@@ -65,6 +66,7 @@ def make_node(
         tag=tag,
         site=site,
         layers=layers,
+        origin=origin,
         is_cut=is_cut,
     )
 
@@ -77,8 +79,16 @@ class Builder:
     always has several.
     """
 
-    def __init__(self, opset: int = schema.DEFAULT_OPSET, *, tag: str = FORWARD, site: Site | None = None) -> None:
+    def __init__(
+        self,
+        opset: int = schema.DEFAULT_OPSET,
+        *,
+        tag: str = FORWARD,
+        site: Site | None = None,
+        origin: Node | None = None,
+    ) -> None:
         self.opset = opset
+        self._origin = origin
         self._tag = tag
         self._site = site
 
@@ -96,7 +106,15 @@ class Builder:
         op = schema.operator(op_type, self.opset)
         values = [self._operand(op, i, operand, inputs) for i, operand in enumerate(inputs)]
         node = make_node(
-            op_type, values, attributes, opset=self.opset, n_outputs=outputs, tag=self._tag, site=self._site
+            op_type,
+            values,
+            attributes,
+            opset=self.opset,
+            n_outputs=outputs,
+            tag=self._tag,
+            site=self._site,
+            origin=self._origin,
+            layers=self._origin.layers if self._origin is not None else (),
         )
         return node.outputs if len(node.outputs) > 1 else node.output
 

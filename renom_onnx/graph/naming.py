@@ -81,11 +81,13 @@ class TreeNames:
                 continue
             base = self._base(node, names)
             counts[base] = number = counts.get(base, 0) + 1
-            is_plain = not node.layers and node.tag not in (BACKWARD, UPDATE)
+            is_plain = not node.layers and node.origin is None and node.tag not in (BACKWARD, UPDATE)
             names[node] = f"{base}{number}" if is_plain else base if number == 1 else f"{base}_{number}"
         return names
 
     def _base(self, node: Node, names: dict[Node, str]) -> str:
+        if node.origin is not None and node.origin in names:
+            return f"{names[node.origin]}.train"
         if node.tag == UPDATE and isinstance(node.forward, Parameter):
             return f"{self.parameter(node.forward)}/{node.op_type}"
         if node.tag == BACKWARD and node.forward is not None and node.forward in names:

@@ -100,11 +100,14 @@ class Node:
         "loss",
         "op_type",
         "opset",
+        "origin",
         "outputs",
         "reduction",
         "site",
         "stops_gradient",
         "tag",
+        "training_copies",
+        "training_form",
         "updates",
     )
 
@@ -126,6 +129,7 @@ class Node:
         site: Site | None = None,
         layers: tuple[Any, ...] = (),
         forward: Node | None = None,
+        origin: Node | None = None,
         is_cut: bool = False,
     ) -> None:
         self.op_type = op_type
@@ -139,6 +143,11 @@ class Node:
         self.site = site if site is not None else user_site()
         self.layers = layers
         self.forward = forward  # of a gradient node: the node that it differentiates
+        self.origin = origin  # of a node that stands for another one in training: that one
+        self.training_copies: list[weakref.ref[Node]] = []
+        self.training_form: Any = None  # builds what the node is in training, where that differs
+        if origin is not None:
+            origin.training_copies.append(weakref.ref(self))
         self.is_cut = is_cut  # starts a tree of its own: the walk and the gradient end here, evaluation goes on
         self.stops_gradient = is_cut
         self.loss: tuple[Value, ...] | None = None  # of a loss: the predictions that it compares

@@ -6,6 +6,7 @@ Definitions are PyTorch's; `learning_rate` is fed at every step, so it may be ch
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -81,14 +82,21 @@ class Optimizer:
     def function(self, parameter: Parameter, opset: int, scalar_types: tuple[np.dtype[Any], ...]) -> Function:
         """Return the function that updates parameters of this type."""
         key = (type(self), tuple(self.hyperparameters().items()), parameter.output.dtype, parameter.array.shape, opset)
-        return _function(key, _Build(self, parameter, opset, scalar_types))
+        function = _function(key, _Build(_build, self, parameter, opset, scalar_types))
+        assert function is not None
+        return function
+
+    def scalar_function(self, opset: int) -> Function | None:
+        """Return the function that computes `scalars`; None where they are the learning rate alone."""
+        key = (type(self), tuple(self.hyperparameters().items()), opset)
+        return _function(key, _Build(_build_scalars, self, opset))
 
 
 class _Build:
     """What `_function` needs but must not be compared by."""
 
-    def __init__(self, optimizer: Optimizer, parameter: Parameter, opset: int, scalar_types: Any) -> None:
-        self.build: Callable[[], Function] = functools.partial(_build, optimizer, parameter, opset, scalar_types)
+    def __init__(self, build: Callable[..., Function | None], *arguments: Any) -> None:
+        self.build = functools.partial(build, *arguments)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Build)
@@ -98,8 +106,21 @@ class _Build:
 
 
 @functools.lru_cache(maxsize=1024)
-def _function(key: Any, recipe: _Build) -> Function:
+def _function(key: Any, recipe: _Build) -> Function | None:
     return recipe.build()
+
+
+def _build_scalars(optimizer: Optimizer, opset: int) -> Function | None:
+    op = Builder(opset, tag=UPDATE)
+    rate, step = optimizer.rate.output, optimizer.step.output
+    r, t = Input(rate.dtype, (), name="R").output, Input(step.dtype, (), name="T").output
+    outputs = optimizer.scalars(op, r, t)
+    if outputs == (r,):
+        return None
+    names = tuple(f"S{i}" for i in range(len(outputs)))
+    doc = (inspect.getdoc(optimizer.scalars) or "").split("\n")[0]
+    attributes = tuple(optimizer.hyperparameters())
+    return Function(f"{optimizer.name}Step", DOMAIN, opset, (r, t), outputs, names, attributes, doc)
 
 
 def _build(optimizer: Optimizer, parameter: Parameter, opset: int, scalar_types: tuple[np.dtype[Any], ...]) -> Function:

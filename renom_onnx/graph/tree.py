@@ -56,7 +56,7 @@ def lines(start: Value) -> list[Line]:
 
 
 def _line(value: Value) -> Line:
-    node = value.node
+    node = value.node.origin or value.node  # what a node is in training is not another element
     return (node, value.index) if node.tag == BACKWARD and not node.is_leaf else (node, 0)
 
 
@@ -75,8 +75,10 @@ def _is_hidden(node: Node) -> bool:
 
 def _followers(line: Line) -> Iterator[Line]:
     node, index = line
-    values = [node.outputs[index]] if node.tag == BACKWARD and not node.is_leaf else node.outputs
-    followers = dict.fromkeys(follower for value in values for follower in value.followers)
+    values = [node.outputs[index]] if node.tag == BACKWARD and not node.is_leaf else list(node.outputs)
+    copies = [copy for ref in node.training_copies if (copy := ref()) is not None]
+    values += [value for copy in copies for value in copy.outputs]
+    followers = dict.fromkeys(f for value in values for f in value.followers if f.origin is None)
     for follower in sorted(followers, key=lambda n: n.depth):
         if follower.depth != node.depth + 1:
             continue

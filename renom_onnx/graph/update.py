@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from renom_onnx.errors import GradientError
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.function import DOMAIN, Function, call
-from renom_onnx.graph.node import UPDATE, Input, Mutable, Node, Value, ancestors
+from renom_onnx.graph.function import call
+from renom_onnx.graph.node import UPDATE, Mutable, Node, Value, ancestors
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at
@@ -20,7 +20,8 @@ class Updates:
     """One training step of a root.
 
     Attributes:
-        loss: what is made small.
+        loss: what is made small, as inference computes it.
+        training_loss: the same in training; the loss itself where nothing differs.
         optimizer: whose update elements these are.
         parameters: in tree order.
         next_values: what becomes of each mutable leaf (parameters, state, step count).
@@ -28,6 +29,7 @@ class Updates:
     """
 
     loss: Value
+    training_loss: Value
     optimizer: Optimizer
     parameters: list[Parameter]
     next_values: dict[Mutable, Value]
@@ -61,7 +63,7 @@ def _build(backward: BackwardPass, optimizer: Optimizer, parameters: Sequence[Pa
             f"{created_at(backward.loss.node.site)}"
         )
     opset = backward.opset
-    next_values: dict[Mutable, Value] = {}
+    next_values: dict[Mutable, Value] = dict(backward.forward.next_values)
     op = Builder(opset, tag=UPDATE, site=backward.loss.node.site)
     step = optimizer.step.output
     if optimizer.counts_steps:
@@ -78,20 +80,16 @@ def _build(backward: BackwardPass, optimizer: Optimizer, parameters: Sequence[Pa
         attributes = optimizer.hyperparameters()
         node = call(function, inputs, attributes, types, tag=UPDATE, site=g.node.site, forward=parameter)
         next_values.update(zip([parameter, *states], node.outputs, strict=True))
-    return Updates(backward.loss, optimizer, list(parameters), next_values, gradients)
+    return Updates(backward.loss, backward.forward.loss, optimizer, list(parameters), next_values, gradients)
 
 
 def _shared_scalars(optimizer: Optimizer, step: Value, opset: int) -> tuple[Value, ...]:
     """Return what all updates share, as the call of one function where there is something to compute."""
-    op = Builder(opset, tag=UPDATE)
     rate = optimizer.rate.output
-    r, t = Input(rate.dtype, (), name="R").output, Input(step.dtype, (), name="T").output
-    outputs = optimizer.scalars(op, r, t)
-    if outputs == (r,):
+    function = optimizer.scalar_function(opset)
+    if function is None:
         return (rate,)
-    names = tuple(f"S{i}" for i in range(len(outputs)))
-    hyperparameters = optimizer.hyperparameters()
-    function = Function(f"{optimizer.name}Step", DOMAIN, opset, (r, t), outputs, names, tuple(hyperparameters))
-    types = [(v.dtype, v.shape) for v in outputs]
-    node: Node = call(function, [rate, step], hyperparameters, types, tag=UPDATE, site=step.node.site)
+    types = [(v.dtype, v.shape) for v in function.outputs]
+    attributes = optimizer.hyperparameters()
+    node: Node = call(function, [rate, step], attributes, types, tag=UPDATE, site=step.node.site)
     return node.outputs

@@ -218,12 +218,14 @@ class TrainingSession:
             RunError: onnxruntime stopped.
         """
         given = {name: array for name, array in feeds.items() if name not in self._optional}
-        with_loss = any(name not in self._inference_inputs() for name in given)
+        targets = {spec.name for spec in self.feeds} - self._inference_inputs() - set(self._optional)
+        with_loss = not targets or any(name in targets for name in given)
         if with_loss not in self._evaluations:
             model = evaluation_model(self._model, self._step, with_loss=with_loss)
             session = open_session(as_bytes(model), self.device, **self._session_options)
             types = [FeedSpec(*t) for t in input_types(model.graph) if t[0] not in self._step.bindings]
-            self._evaluations[with_loss] = (session, types, [o.name for o in model.graph.output])
+            names = [o.name for o in model.graph.output]
+            self._evaluations[with_loss] = (session, types, names)
         session, specs, names = self._evaluations[with_loss]
         arrays, _ = check_feeds("TrainingSession.evaluate", specs, given)
         binding = session.io_binding()
@@ -241,7 +243,8 @@ class TrainingSession:
             detail = str(e).strip().split("\n")[0].rstrip(".")
             raise RunError(f"TrainingSession.evaluate: onnxruntime stopped, got: {detail}.") from e
         results = [np.array(value.numpy()) for value in binding.get_outputs()]
-        return dict(zip(names, results, strict=True))
+        loss = {self._step.evaluation_loss: self._step.loss}
+        return dict(zip((loss.get(name, name) for name in names), results, strict=True))
 
     def _inference_inputs(self) -> set[str]:
         return {value.name for value in self._model.graph.input}

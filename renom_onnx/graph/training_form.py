@@ -1,0 +1,68 @@
+"""What a tree is in training, where that differs from inference (Dropout, batch normalization).
+
+An element that differs carries a `training_form`. The training forward is the inference forward up to the first of
+them and a copy after it, named ``<name>.train`` in an export; nothing of it is printed or evaluated by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.node import Mutable, Node, Value, ancestors
+
+TrainingForm = Callable[[Builder, Sequence[Value | None], "TrainingForward"], Sequence[Value]]
+"""Called with a builder, the inputs in training and the forward so far; returns what stands for the node's outputs."""
+
+
+@dataclass
+class TrainingForward:
+    """The forward pass of a training step.
+
+    Attributes:
+        loss: the loss in training.
+        values: what stands for a value in training, where that is another.
+        next_values: what becomes of running statistics and counters.
+    """
+
+    loss: Value
+    values: dict[Value, Value] = field(default_factory=dict)
+    next_values: dict[Mutable, Value] = field(default_factory=dict)
+
+
+def training_forward(loss: Value, opset: int) -> TrainingForward:
+    """Return the training forward of a loss."""
+    forward = TrainingForward(loss)
+    for node in ancestors([loss]):
+        inputs = [None if v is None else forward.values.get(v, v) for v in node.inputs]
+        if node.training_form is not None:
+            outputs = node.training_form(Builder(opset, site=node.site, origin=node), inputs, forward)
+        elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            outputs = _copy(node, inputs).outputs
+        else:
+            continue
+        forward.values.update(zip(node.outputs, outputs, strict=False))
+    forward.loss = forward.values.get(loss, loss)
+    return forward
+
+
+def _copy(node: Node, inputs: Sequence[Value | None]) -> Node:
+    copy = Node(
+        node.op_type,
+        inputs,
+        [(v.dtype, v.shape) for v in node.outputs],
+        opset=node.opset,
+        domain=node.domain,
+        attributes=node.attributes,
+        casts=node.casts,
+        function=node.function,
+        tag=node.tag,
+        site=node.site,
+        layers=node.layers,
+        origin=node,
+    )
+    copy.stops_gradient = node.stops_gradient
+    copy.loss = node.loss
+    copy.reduction = node.reduction
+    return copy
