@@ -94,6 +94,8 @@ def _write(
                 f"vjp: the name {name} must be free for a gradient, got a model that uses it. Rename it."
             )
     names = Names(taken)
+    for node in proto.graph.node:
+        names.fresh_node(node.name)
     for value in graph.values.values():
         names.fix(value, str(value.name))
     for seed in seeds:

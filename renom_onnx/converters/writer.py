@@ -162,29 +162,33 @@ class Writer:
         """Write the nodes; outputs of calls that neither they nor ``wanted`` read become ""."""
         read = {value for node in nodes for value in node.inputs if value is not None}
         read.update(wanted if wanted is not None else (v for node in nodes for v in node.outputs if v in self.names))
+        readers: dict[Value, Node] = {}  # of constants: the first, which names them
+        for node in nodes:
+            if node.function is None:
+                for value in node.inputs:
+                    if value is not None and isinstance(value.node, Constant):
+                        readers.setdefault(value, node)
         for node in nodes:
             if isinstance(node, Constant):
-                self._constant(node, nodes)
+                self._constant(node, readers.get(node.output))
             elif not node.is_leaf:
                 self._node(node, read)
 
-    def _constant(self, node: Constant, nodes: Sequence[Node]) -> None:
+    def _constant(self, node: Constant, reader: Node | None) -> None:
         if node.output in self.names:
             name = self.names.of(node.output)
         else:
-            name = self.names.give(node.output, self._constant_name(node, nodes))
+            name = self.names.give(node.output, self._constant_name(node, reader))
         self._tensor(node.array, name)
 
-    def _constant_name(self, constant: Constant, nodes: Sequence[Node]) -> str:
+    def _constant_name(self, constant: Constant, reader: Node | None) -> str:
         if self._in_function or constant.output.name:
             return constant.output.name or "Constant"
-        for node in nodes:
-            if constant.output in node.inputs and node.function is None:
-                formal = schema.operator(node.op_type, node.opset, node.domain).input(
-                    node.inputs.index(constant.output)
-                )
-                return f"{self._node_names.get(node, node.op_type)}.{formal.name.lower()}"
-        return "constant"
+        if reader is None:
+            return "constant"
+        operator = schema.operator(reader.op_type, reader.opset, reader.domain)
+        formal = operator.input(reader.inputs.index(constant.output))
+        return f"{self._node_names.get(reader, reader.op_type)}.{formal.name.lower()}"
 
     def _tensor(self, array: np.ndarray[Any, Any], name: str) -> None:
         if self._in_function:

@@ -6,7 +6,7 @@ Short names are the field's; the seed's and the releases' spellings are aliases 
 from renom_onnx.graph.distributor import DistributorElement
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.layer import Layer, Model, Sequential
-from renom_onnx.graph.layers import Conv, Dense, Flatten, MaxPool, Relu, Sigmoid, Softmax, Tanh
+from renom_onnx.graph.layers import Conv, Dense, Dropout, Flatten, MaxPool, Relu, Sigmoid, Softmax, Tanh
 from renom_onnx.graph.loss import ConstantLoss, Loss, MeanSquared, SoftmaxCrossEntropy
 from renom_onnx.graph.operators import (
     concatenate,
@@ -43,6 +43,7 @@ def StaticVariable(array: object) -> GraphElement:
 
 # The seed's spellings
 DenseGraphElement = Dense
+DropoutGraphElement = Dropout
 ConvolutionalGraphElement = Conv
 MaxPoolGraphElement = MaxPool
 ReluGraphElement = Relu
@@ -64,6 +65,8 @@ __all__ = [
     "Dense",
     "DenseGraphElement",
     "DistributorElement",
+    "Dropout",
+    "DropoutGraphElement",
     "Flatten",
     "GraphElement",
     "Layer",

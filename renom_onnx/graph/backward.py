@@ -133,17 +133,23 @@ def explain_absence(root: Value, value: Value) -> str:
     order = ancestors([root])
     name = value_name(value, order)
     if value.node not in order:
-        return f"get_gradient: the value must be one that the root depends on, got {name}, which is none."
+        return (
+            f"get_gradient: the value must be one that the root depends on, got {name}, which is none. "
+            f"{created_at(value.node.site)}"
+        )
     needed = _depend_on(order, [value])
     for node in reversed(order):
         if node in needed and not node.is_leaf and not node.stops_gradient and not is_differentiable(node):
-            reason = reason_against(node) or "there is no gradient rule"
+            reason = reason_against(node)
+            if reason is None:
+                return _no_rule(node, value, order)
             return (
                 f"{node.op_type} has no gradient (it is {reason}), but the loss depends on {name} through it. "
                 f"{created_at(node.site)}"
             )
     return (
-        f"get_gradient: the value must be reached by a gradient, got {name}, which only integers or cut paths lead to."
+        f"get_gradient: the value must be reached by a gradient, got {name}, which only integers or cut paths lead to. "
+        f"{created_at(value.node.site)}"
     )
 
 

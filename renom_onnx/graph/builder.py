@@ -88,9 +88,15 @@ class Builder:
         origin: Node | None = None,
     ) -> None:
         self.opset = opset
-        self._origin = origin
+        self._origin = origin  # what the new nodes are in training
         self._tag = tag
         self._site = site
+
+    @property
+    def origin(self) -> Node:
+        """The element that the new nodes stand for in training."""
+        assert self._origin is not None
+        return self._origin
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         if op_type.startswith("_"):

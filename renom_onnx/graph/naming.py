@@ -106,5 +106,8 @@ def mutable_name(names: TreeNames, leaf: Mutable) -> str:
     if isinstance(leaf, Parameter):
         return names.parameter(leaf)
     if isinstance(leaf, State):
-        return f"{names.parameter(leaf.parameter)}.{leaf.suffix}" if leaf.parameter is not None else leaf.suffix
+        owner = leaf.owner
+        if owner is None:
+            return leaf.suffix
+        return f"{names.parameter(owner) if isinstance(owner, Parameter) else names.layer(owner)}.{leaf.suffix}"
     return str(leaf.name)

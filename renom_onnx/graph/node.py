@@ -157,6 +157,8 @@ class Node:
         self.outputs = tuple(Value(self, i, dtype, shape) for i, (dtype, shape) in enumerate(types))
         read = [] if is_cut else [value for value in self.inputs if value is not None]
         self.depth: int = 1 + max((value.node.depth for value in read), default=-1)
+        if origin is not None:
+            self.depth = origin.depth  # in the tree it takes the place of the other
         for value in dict.fromkeys(read):
             if value.node.connects:
                 value.add_follower(self)
@@ -280,16 +282,26 @@ class Mutable(Leaf):
 
 
 class State(Mutable):
-    """A state of an optimizer (momentum, step count); `suffix` completes its name, `parameter` is whose it is."""
+    """A state of an optimizer or layer (momentum, step count).
 
-    __slots__ = ("initial", "parameter", "suffix")
+    Attributes:
+        suffix: completes its name: ``dense1.w.momentum``.
+        initial: what it starts from.
+    """
+
+    __slots__ = ("_owner", "initial", "suffix")
     label = "State"
 
-    def __init__(self, array: np.ndarray[Any, Any], suffix: str, parameter: Any) -> None:
+    def __init__(self, array: np.ndarray[Any, Any], suffix: str, owner: Any) -> None:
         super().__init__(array)
         self.initial = array
         self.suffix = suffix
-        self.parameter = parameter
+        self._owner = None if owner is None else weakref.ref(owner)  # an optimizer may outlive the models it trained
+
+    @property
+    def owner(self) -> Any:
+        """The parameter or layer whose it is, None for the optimizer's own."""
+        return None if self._owner is None else self._owner()
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

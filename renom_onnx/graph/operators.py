@@ -73,13 +73,21 @@ def binary(op_type: str, ufunc: str, a: Operand, b: Operand) -> Any:
         operands = [_typed(a), _typed(b)]
     except TypeError:
         return NotImplemented
-    try:
-        resolved = getattr(np, ufunc).resolve_dtypes((operands[0], operands[1], None))
-    except TypeError as e:
-        raise DTypeError(f"{op_type}: {str(e).rstrip('.')}. {created_at(user_site())}") from e
+    resolved = _resolved(op_type, ufunc, *operands)
     elements = [_element(x, dtype) for x, dtype in zip((a, b), resolved, strict=False)]
     casts = [None if x.dtype == dtype else dtype for x, dtype in zip(elements, resolved, strict=False)]
     return apply(op_type, *elements, casts=casts)
+
+
+def _resolved(op_type: str, ufunc: str, *operands: Any) -> tuple[np.dtype[Any], ...]:
+    """Return the types in which NumPy would compute, those of the operands first."""
+    try:
+        found: tuple[np.dtype[Any], ...] = getattr(np, ufunc).resolve_dtypes((*operands, None))
+    except TypeError as e:
+        names = ", ".join(getattr(t, "name", None) or t.__name__ for t in operands)
+        rule = str(e).split("\n")[0].rstrip(".")
+        raise DTypeError(f"{op_type}: {rule}, got {names}. {created_at(user_site())}") from e
+    return found
 
 
 def _typed(x: Operand) -> Any:
@@ -102,7 +110,7 @@ def _element(x: Operand, dtype: np.dtype[Any]) -> GraphElement:
 def unary(op_type: str, ufunc: str, x: Operand, **attributes: Any) -> GraphElement:
     """Return ``op(x)`` with the types that the NumPy ufunc of that name would use."""
     x = as_element(x)
-    dtype = getattr(np, ufunc).resolve_dtypes((x.dtype, None))[0]
+    dtype = _resolved(op_type, ufunc, x.dtype)[0]
     return apply(op_type, x, casts=[None if x.dtype == dtype else dtype], **attributes)
 
 
@@ -117,7 +125,7 @@ def integers(values: Sequence[int]) -> Value:
 
 
 def _axes(axis: int | Sequence[int] | None) -> Value | None:
-    return None if axis is None else integers([axis] if isinstance(axis, int) else list(axis))
+    return None if axis is None else integers([int(axis)] if isinstance(axis, int | np.integer) else list(axis))
 
 
 def reduce_(op_type: str, x: Operand, axis: int | Sequence[int] | None, keepdims: bool) -> GraphElement:
@@ -126,13 +134,14 @@ def reduce_(op_type: str, x: Operand, axis: int | Sequence[int] | None, keepdims
     cast: np.dtype[Any] | None = None
     if op_type == "ReduceMean" and x.dtype.kind in "biu":
         cast = np.dtype(np.float64)
-    elif x.dtype.kind == "b":
+    elif x.dtype.kind in "bi" and x.dtype != np.int64:
         cast = np.dtype(np.int64)
-    return apply(op_type, x, _axes(axis), casts=[cast, None], keepdims=int(keepdims))
+    is_noop = None if axis is None or np.size(axis) else 1  # NumPy reduces over no axes, ONNX over all
+    return apply(op_type, x, _axes(axis), casts=[cast, None], keepdims=int(keepdims), noop_with_empty_axes=is_noop)
 
 
 def sum(x: Operand, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> GraphElement:
-    """Sum over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html."""
+    """Sum over axes; integers are summed in int64. Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html."""
     return reduce_("ReduceSum", x, axis, keepdims)
 
 

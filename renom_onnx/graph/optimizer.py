@@ -5,7 +5,6 @@ Definitions are PyTorch's; `learning_rate` is fed at every step, so it may be ch
 
 from __future__ import annotations
 
-import functools
 import inspect
 import weakref
 from collections.abc import Callable
@@ -82,32 +81,26 @@ class Optimizer:
     def function(self, parameter: Parameter, opset: int, scalar_types: tuple[np.dtype[Any], ...]) -> Function:
         """Return the function that updates parameters of this type."""
         key = (type(self), tuple(self.hyperparameters().items()), parameter.output.dtype, parameter.array.shape, opset)
-        function = _function(key, _Build(_build, self, parameter, opset, scalar_types))
+        function = _cached(key, lambda: _build(self, parameter, opset, scalar_types))
         assert function is not None
         return function
 
     def scalar_function(self, opset: int) -> Function | None:
         """Return the function that computes `scalars`; None where they are the learning rate alone."""
         key = (type(self), tuple(self.hyperparameters().items()), opset)
-        return _function(key, _Build(_build_scalars, self, opset))
+        return _cached(key, lambda: _build_scalars(self, opset))
 
 
-class _Build:
-    """What `_function` needs but must not be compared by."""
-
-    def __init__(self, build: Callable[..., Function | None], *arguments: Any) -> None:
-        self.build = functools.partial(build, *arguments)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Build)
-
-    def __hash__(self) -> int:
-        return 0
+_functions: dict[Any, Function | None] = {}
 
 
-@functools.lru_cache(maxsize=1024)
-def _function(key: Any, recipe: _Build) -> Function | None:
-    return recipe.build()
+def _cached(key: Any, build: Callable[[], Function | None]) -> Function | None:
+    """Return the function of a key; whatever it was built from is not kept alive."""
+    if key not in _functions:
+        if len(_functions) > 1024:
+            _functions.clear()
+        _functions[key] = build()
+    return _functions[key]
 
 
 def _build_scalars(optimizer: Optimizer, opset: int) -> Function | None:

@@ -7,6 +7,7 @@ hand but the few checks that inference leaves out. No protobuf object leaves thi
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -300,7 +301,7 @@ def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype
 
 
 def _message(op: Operator, rule: str, types: Sequence[TypeAndShape | None], site: Site) -> str:
-    rule = rule.rsplit("]", maxsplit=1)[-1].strip().split("\n")[0].rstrip(".")
+    rule = re.split(r"\[\w+Error\]", rule)[-1].strip().split("\n")[0].rstrip(".")
     return f"{op.name}: {rule}, got {_got(op, types)}. {created_at(site)}"
 
 

@@ -39,6 +39,11 @@ def parameter_generator() -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[_state["seed"], next(_ordinal)]))
 
 
+def layer_key() -> int:
+    """Return the 32-bit key of the next layer that draws random numbers in the graph."""
+    return int(parameter_generator().integers(2**32))
+
+
 def permutation(rows: int, epoch: int, base: int) -> np.ndarray[Any, Any]:
     """Return the order of the rows in an epoch, a function of (base seed, epoch) alone."""
     return np.random.Generator(np.random.Philox(key=[base, 2**63 + epoch])).permutation(rows)

@@ -25,7 +25,7 @@ def printed_name(node: Node) -> str:
     if node.tag == FORWARD:
         return f"{_PRINTED.get(node.op_type, node.op_type)} (F)"
     forward = node.forward if node.function is not None and node.op_type != "Ones" else None
-    name = node.op_type if forward is None else forward.op_type
+    name = node.op_type if forward is None else (forward.origin or forward).op_type
     return f"{_PRINTED.get(name, name)} (B)"
 
 
@@ -64,13 +64,13 @@ def _inputs(line: Line) -> Iterator[Line]:
     if line[0].is_cut:
         return
     for value in line[0].inputs:
-        if value is not None and not isinstance(value.node, Constant | State) and not _is_hidden(value.node):
+        if value is not None and not _is_hidden(value.node):
             yield _line(value)
 
 
 def _is_hidden(node: Node) -> bool:
-    """Learning rates are no elements."""
-    return type(node) is Mutable
+    """Constants, optimizer state and the numbers that all updates share are no elements."""
+    return isinstance(node, Constant | State) or type(node) is Mutable or (node.tag == UPDATE and node.forward is None)
 
 
 def _followers(line: Line) -> Iterator[Line]:
@@ -78,7 +78,7 @@ def _followers(line: Line) -> Iterator[Line]:
     values = [node.outputs[index]] if node.tag == BACKWARD and not node.is_leaf else list(node.outputs)
     copies = [copy for ref in node.training_copies if (copy := ref()) is not None]
     values += [value for copy in copies for value in copy.outputs]
-    followers = dict.fromkeys(f for value in values for f in value.followers if f.origin is None)
+    followers = dict.fromkeys(f for value in values for f in value.followers if f.origin is None and not _is_hidden(f))
     for follower in sorted(followers, key=lambda n: n.depth):
         if follower.depth != node.depth + 1:
             continue

@@ -91,7 +91,8 @@ def structure(values: Sequence[Value], nodes: Sequence[Node]) -> Any:
 
 def _compile(values: Sequence[Value], nodes: Sequence[Node]) -> _Compiled:
     unique = list(dict.fromkeys(v for v in values if not isinstance(v.node, Leaf)))
-    writer = TreeWriter(nodes, opset=tree_opset(nodes, None), feed_all=True)
+    # Written out: onnxruntime's own inlining of thousands of calls is quadratic, 5.5 s instead of 0.7 s for 10,000.
+    writer = TreeWriter(nodes, opset=tree_opset(nodes, None), feed_all=True, inline=True)
     graph = writer.graph("evaluation", nodes, unique)
     session = open_session(as_bytes(writer.model(graph)), Device("cpu"), shared_threads=False, spinning=False)
     fed = {i.name for i in graph.input}
@@ -113,6 +114,15 @@ def evaluate(values: Sequence[Value]) -> list[Array]:
     """
     nodes = ancestors(values)
     arrays, distributors = _leaf_arrays(nodes)
+    return _evaluate(values, nodes, arrays, distributors)
+
+
+def _evaluate(
+    values: Sequence[Value],
+    nodes: Sequence[Node],
+    arrays: dict[Node, Array],
+    distributors: dict[DistributorElement, list[int]],
+) -> list[Array]:
     computed = list(dict.fromkeys(v for v in values if not isinstance(v.node, Leaf)))
     results: dict[Value, Array] = {}
     if computed:
@@ -164,7 +174,16 @@ def _explain(message: str, compiled: _Compiled, nodes: Sequence[Node]) -> str:
 
 
 def take_step(step: Updates) -> None:
-    """Run a training step eagerly and keep the new parameters and state."""
-    leaves = list(step.next_values)
-    for leaf, array in zip(leaves, evaluate(list(step.next_values.values())), strict=True):
+    """Run a training step eagerly and keep the new parameters and state.
+
+    The empty batch at the end of even divisions is read and changes nothing: a mean over no rows is no number.
+    """
+    values = list(step.next_values.values())
+    nodes = ancestors(values)
+    arrays, distributors = _leaf_arrays(nodes)
+    if any(isinstance(node, Stream) and not len(arrays[node]) for node in nodes):
+        for distributor, indices in distributors.items():
+            distributor.advance(indices)
+        return
+    for leaf, array in zip(step.next_values, _evaluate(values, nodes, arrays, distributors), strict=True):
         leaf.array = array

@@ -106,7 +106,7 @@ class TrainingExecutor:
         self._optimizer = optimizer
         root = self._updates.loss
         self._root = root
-        self._source = _Source(ancestors([root]), root)
+        self._source = _Source(ancestors([*(root.node.loss or ()), root]), root)  # in the order of the file's inputs
         self.session = TrainingSession(as_bytes(training_model(self._updates)), devices[0] if devices else None)
         self._types = {spec.name: spec.dtype for spec in self.session.feeds}
         names = TreeNames(ancestors([*(root.node.loss or ()), root, *self._updates.next_values.values()]))
@@ -136,22 +136,21 @@ class TrainingExecutor:
         Returns:
             The history of all epochs so far.
         """
-        self._push()
         data = _as_distributor(validation, self._source)
-        try:
-            for _ in range(epochs):
-                number = len(self.history.losses)
-                with epoch_bar(number, self._source.n_batches, enabled=progress) as bar:
+        for _ in range(epochs):
+            number = len(self.history.losses)
+            self._push()
+            with epoch_bar(number, self._source.n_batches, enabled=progress) as bar:
+                try:
                     loss = self._train_epoch(bar, learning_rate)
-                    checked = None if validation is None else self._validate(data)
-                    bar.finish(loss, checked)
-                epoch = self.history.add(loss, checked, self._n_steps)
-                self._pull()
-                ends = [callback(epoch) is True for callback in callbacks]  # every callback is called
-                if any(ends):
-                    break
-        finally:
-            self._pull()
+                finally:
+                    self._pull()
+                checked = None if validation is None else self._validate(data)
+                bar.finish(loss, checked)
+            epoch = self.history.add(loss, checked, self._n_steps)
+            ends = [callback(epoch) is True for callback in callbacks]  # every callback is called
+            if any(ends):
+                break
         return self.history
 
     def _train_epoch(self, bar: Any, schedule: Callable[[int], float] | None) -> float:
@@ -175,7 +174,7 @@ class TrainingExecutor:
         return total.value()
 
     def _push(self) -> None:
-        """Give the session what the program changed since the last call."""
+        """Give the session what the program changed since the last epoch."""
         for name, leaf in self._leaves.items():
             if leaf.source is None or leaf.source is not self._sources.get(leaf):
                 self.session.write(name, leaf.array)

@@ -1,0 +1,78 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from renom_onnx.errors import ShapeError
+from renom_onnx.graph import seed
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.function import call
+from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.node import Constant, State, Value
+from renom_onnx.graph.operators import apply_node
+from renom_onnx.graph.random import dropout_mask
+from renom_onnx.graph.site import created_at, user_site
+from renom_onnx.graph.training_form import TrainingForward
+
+
+class Dropout(Layer):
+    """In training, each element is 0 with probability `dropout_rate`, else x / (1 - dropout_rate); in inference x.
+
+    Which elements are dropped is a pure function of (seed, layer, step, index of the sample), computed in the graph;
+    the step is a state of the file, so a training resumed from a checkpoint drops what it would have dropped.
+
+    Args:
+        dropout_rate: in [0, 1).
+
+    Raises:
+        ShapeError: the rate is out of range.
+
+    Source: Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html;
+    https://onnx.ai/onnx/operators/onnx__Dropout.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> print(rm.graph.Dropout(0.5)(np.ones((1, 2), np.float32)))
+        [[1. 1.]]
+    """
+
+    def __init__(self, dropout_rate: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= dropout_rate < 1:
+            raise ShapeError(f"Dropout: the rate must be in [0, 1), got {dropout_rate}. {created_at(user_site())}")
+        self.dropout_rate = dropout_rate
+        self._key = seed.layer_key()
+        self._step = State(np.array(0, np.int64), "step", self)
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return x, as inference sees it."""
+        cast = cast_to_precision(x)
+        ratio = Constant(np.array(self.dropout_rate, np.float32)).output
+        node = apply_node("Dropout", x, ratio, casts=[cast, None])
+        node.training_form = self._train
+        return GraphElement(node.output)
+
+    def _train(self, op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
+        x = inputs[0]
+        assert x is not None
+        if (cast := op.origin.casts[0]) is not None:
+            x = op.Cast(x, to=cast)
+        n_uses = sum(1 for node in forward.values if getattr(node.node.training_form, "__self__", None) is self)
+        key = op.constant((self._key + n_uses) % 2**32, np.uint32)
+        function = dropout_mask(x.dtype, x.shape, self.dropout_rate, op.opset)
+        mask = call(
+            function,
+            [x, key, self._step.output],
+            {},
+            [(x.dtype, x.shape)],
+            site=op.origin.site,
+            layers=op.origin.layers,
+            origin=op.origin,
+        )
+        if self._step not in forward.next_values:
+            forward.next_values[self._step] = op.Add(self._step.output, 1)
+        return [op.Mul(x, mask.output)]
