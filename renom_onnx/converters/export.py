@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from renom_onnx.converters.training_info import describe_training
 from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
+from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import parameter, schema
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer
-from renom_onnx.graph.node import Input, Leaf, State, Value, ancestors
+from renom_onnx.graph.node import Input, Leaf, Mutable, State, Value, ancestors
 from renom_onnx.graph.operators import apply
 from renom_onnx.graph.optimizer import Optimizer, default_optimizer
 from renom_onnx.graph.update import Updates, updates
@@ -167,9 +167,9 @@ def training_model(
     algorithm = names.graph("training", added, results)
     info = model.training_info.add()
     info.algorithm.CopyFrom(algorithm)
-    rate = step.optimizer.rate.output
-    if rate.node in added:  # an initializer that is also an input: fed to change it, the default when not
-        info.algorithm.input.append(helper.make_tensor_value_info("learning_rate", schema.element_type(rate.dtype), []))
+    for rate in (leaf for leaf in added if type(leaf) is Mutable):
+        # a learning rate is an initializer that is also an input: fed to change it, the default when not
+        info.algorithm.input.append(value_info(names.names.of(rate.output), rate.output.dtype, ()))
     for leaf, value in step.next_values.items():
         info.update_binding.add(key=names.names.of(leaf.output), value=names.names.of(value))
     states = [leaf for leaf in step.next_values if isinstance(leaf, State)]

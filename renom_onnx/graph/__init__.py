@@ -8,6 +8,7 @@ from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.layer import Layer, Model, Sequential
 from renom_onnx.graph.layers import Conv, Dense, Dropout, Flatten, MaxPool, Relu, Sigmoid, Softmax, Tanh
 from renom_onnx.graph.loss import ConstantLoss, Loss, MeanSquared, SoftmaxCrossEntropy
+from renom_onnx.graph.loss_scale import LossScale
 from renom_onnx.graph.operators import (
     concatenate,
     exp,
@@ -25,6 +26,7 @@ from renom_onnx.graph.operators import (
     transpose,
 )
 from renom_onnx.graph.optimizer import Adam, Optimizer, Sgd, sgd_update
+from renom_onnx.graph.regularizer import L1, L2, Regularizer
 
 
 def StaticVariable(array: object) -> GraphElement:
@@ -57,6 +59,8 @@ SequentialSubGraph = Sequential
 adam_update = Adam
 
 __all__ = [
+    "L1",
+    "L2",
     "Adam",
     "ConstantLoss",
     "ConstantLossElement",
@@ -71,12 +75,14 @@ __all__ = [
     "GraphElement",
     "Layer",
     "Loss",
+    "LossScale",
     "MaxPool",
     "MaxPoolGraphElement",
     "MeanSquared",
     "MeanSquaredGraphElement",
     "Model",
     "Optimizer",
+    "Regularizer",
     "Relu",
     "ReluGraphElement",
     "Sequential",

@@ -56,7 +56,11 @@ class ReverseWalk:
 
 
 def reverse_walk(
-    seeds: Sequence[tuple[Value, Value]], *, opset: int, wanted: Collection[Value] | None = None
+    seeds: Sequence[tuple[Value, Value]],
+    *,
+    opset: int,
+    wanted: Collection[Value] | None = None,
+    root: str = "the loss",
 ) -> ReverseWalk:
     """Differentiate.
 
@@ -65,6 +69,7 @@ def reverse_walk(
         opset: opset of the gradient bodies.
         wanted: values whose gradients are needed; only paths to them are followed, and an operator without a rule on
             such a path is an error. None follows every path and needs the gradients of the trainable parameters.
+        root: what an error calls the seeded value.
 
     Raises:
         GradientError: a wanted value is reached only through an operator that has no rule.
@@ -82,7 +87,7 @@ def reverse_walk(
             continue
         if not is_differentiable(node):
             if reason_against(node) is None and node in needed:
-                raise GradientError(_no_rule(node, needed[node], order))
+                raise GradientError(_no_rule(node, needed[node], order, root))
             continue
         for position, gradient in gradient_node(node, dys, opset=opset).items():
             x = node.inputs[position]
@@ -111,10 +116,10 @@ def _depend_on(order: Sequence[Node], wanted: Collection[Value] | None) -> dict[
     return needed
 
 
-def _no_rule(node: Node, value: Value, order: Sequence[Node]) -> str:
+def _no_rule(node: Node, value: Value, order: Sequence[Node], root: str) -> str:
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     return (
-        f"{operator}: there is no gradient rule, but the loss depends on {value_name(value, order)} through it. "
+        f"{operator}: there is no gradient rule, but {root} depends on {value_name(value, order)} through it. "
         f"Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient. {created_at(node.site)}"
     )
 
@@ -166,7 +171,7 @@ def _ones_like(x: Type, loss: Type | None, dtype: np.dtype[Any], opset: int) -> 
 class BackwardPass:
     """The backward pass that a root owns: Sum where there is no loss yet, the ones that seed it, and the walk."""
 
-    def __init__(self, root: Value, *, opset: int) -> None:
+    def __init__(self, root: Value, *, opset: int, scale: Value | None = None) -> None:
         self.root = root
         self.opset = opset
         self.loss = root if root.node.loss is not None else total(root, opset)
@@ -180,7 +185,11 @@ class BackwardPass:
         ones = _ones_like((seeded.dtype, seeded.shape), total_type, dtype, opset)
         inputs = list(dict.fromkeys([seeded, loss]))
         self.seed = call(ones, inputs, {}, [(dtype, seeded.shape)], tag=BACKWARD, site=node.site, forward=node)
-        self.walk = reverse_walk([(seeded, self.seed.output)], opset=opset)
+        seed = self.seed.output
+        if scale is not None:  # of the loss, for float16
+            op = Builder(opset, tag=BACKWARD, site=node.site)
+            seed = op.Mul(seed, scale if scale.dtype == dtype else op.Cast(scale, to=dtype))
+        self.walk = reverse_walk([(seeded, seed)], opset=opset)
 
     def gradient(self, value: Value) -> Value:
         """Return the summed gradient of a value.

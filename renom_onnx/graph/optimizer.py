@@ -8,17 +8,27 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.function import DOMAIN, Function
+from renom_onnx.graph.loss_scale import LossScale
 from renom_onnx.graph.node import UPDATE, Input, Mutable, Node, State, Value
 from renom_onnx.graph.parameter import Parameter
 
 __all__ = ["Adam", "Optimizer", "Sgd"]
+
+
+class Options(TypedDict, total=False):
+    """What every optimizer takes besides its own arguments; see `Optimizer`."""
+
+    clip_value: float | tuple[float, float] | None
+    clip_norm: float | None
+    accumulate: int
+    loss_scale: LossScale | str | None
 
 
 class Optimizer:
@@ -29,15 +39,38 @@ class Optimizer:
 
     Args:
         learning_rate: step size; may be assigned to while training.
+        clip_value: limits of every element of a gradient, one number for both signs.
+        clip_norm: limit of the Euclidean norm of all gradients together.
+        accumulate: batches whose mean gradient makes one update.
+        loss_scale: for float16: a `LossScale`, or "dynamic".
     """
 
     name = "Optimizer"
     state_names: tuple[str, ...] = ()
     counts_steps = False
 
-    def __init__(self, learning_rate: float) -> None:
+    def __init__(
+        self,
+        learning_rate: float,
+        *,
+        clip_value: float | tuple[float, float] | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        loss_scale: LossScale | str | None = None,
+    ) -> None:
+        kind = type(self).__name__
         if not learning_rate >= 0:
-            raise ConversionError(f"{type(self).__name__}: learning_rate must be 0 or more, got {learning_rate}.")
+            raise ConversionError(f"{kind}: learning_rate must be 0 or more, got {learning_rate}.")
+        if accumulate < 1:
+            raise ConversionError(f"{kind}: accumulate must be 1 or more, got {accumulate}.")
+        if loss_scale not in (None, "dynamic") and not isinstance(loss_scale, LossScale):
+            raise ConversionError(f"{kind}: loss_scale must be a LossScale or 'dynamic', got {loss_scale!r}.")
+        self.clip_value = (-clip_value, clip_value) if isinstance(clip_value, int | float) else clip_value
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.loss_scale = LossScale() if isinstance(loss_scale, str) else loss_scale
+        self.batch_counter = State(np.array(0, np.int64), "batches", None)
+        self._accumulated: weakref.WeakKeyDictionary[Parameter, tuple[State, ...]] = weakref.WeakKeyDictionary()
         self.rate = Mutable(np.array(learning_rate, np.float32), name="learning_rate")
         self.step = State(np.array(0, np.int64), "step", None)
         self._states: weakref.WeakKeyDictionary[Parameter, tuple[State, ...]] = weakref.WeakKeyDictionary()
@@ -53,10 +86,11 @@ class Optimizer:
 
     def states(self, parameter: Parameter) -> tuple[State, ...]:
         """Return the state of a parameter, zeros at first."""
-        if parameter not in self._states:
-            zeros = np.zeros(parameter.array.shape, parameter.array.dtype)
-            self._states[parameter] = tuple(State(zeros, name, parameter) for name in self.state_names)
-        return self._states[parameter]
+        return _zeros(self._states, parameter, self.state_names)
+
+    def accumulated(self, parameter: Parameter) -> tuple[State, ...]:
+        """Return the sum of the gradients since the last update, for `accumulate`."""
+        return _zeros(self._accumulated, parameter, ("accumulated",))
 
     def hyperparameters(self) -> dict[str, float | int]:
         """Return the attributes that a call carries."""
@@ -89,6 +123,15 @@ class Optimizer:
         """Return the function that computes `scalars`; None where they are the learning rate alone."""
         key = (type(self), tuple(self.hyperparameters().items()), opset)
         return _cached(key, lambda: _build_scalars(self, opset))
+
+
+def _zeros(
+    held: weakref.WeakKeyDictionary[Parameter, tuple[State, ...]], parameter: Parameter, names: tuple[str, ...]
+) -> tuple[State, ...]:
+    if parameter not in held:
+        zeros = np.zeros(parameter.array.shape, parameter.array.dtype)
+        held[parameter] = tuple(State(zeros, name, parameter) for name in names)
+    return held[parameter]
 
 
 _functions: dict[Any, Function | None] = {}
@@ -140,6 +183,7 @@ class Sgd(Optimizer):
         learning_rate: step size.
         momentum: 0 for none (then v' = g and there is no state). PyTorch's form, without dampening.
         nesterov: p' = p - learning_rate * (g + momentum * v').
+        options: see `Optimizer`.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html.
 
@@ -151,8 +195,15 @@ class Sgd(Optimizer):
 
     name = "SGD"
 
-    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, *, nesterov: bool = False) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self,
+        learning_rate: float = 0.01,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(learning_rate, **options)
         self.momentum = momentum
         self.nesterov = nesterov
         self.state_names = ("momentum",) if momentum else ()
@@ -180,6 +231,7 @@ class Adam(Optimizer):
         learning_rate: step size.
         beta1, beta2: decay of the mean and of the mean square, in [0, 1).
         epsilon: added after the bias correction, as PyTorch does (Kingma & Ba add it before; ONNX's preview Adam too).
+        options: see `Optimizer`.
 
     Source: Kingma & Ba 2015, arXiv:1412.6980; https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html.
 
@@ -194,9 +246,14 @@ class Adam(Optimizer):
     counts_steps = True
 
     def __init__(
-        self, learning_rate: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon

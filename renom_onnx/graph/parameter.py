@@ -18,9 +18,11 @@ class Parameter(Mutable):
     Attributes:
         owner: the layer; `key` is the parameter's name in it ("w").
         trainable: False freezes it: training graphs hold no gradient and no update of it.
+        optimizer: its own optimizer; None for the one that the training was given.
+        regularizer: what is added to its gradient; None for nothing.
     """
 
-    __slots__ = ("key", "owner", "trainable")
+    __slots__ = ("key", "optimizer", "owner", "regularizer", "trainable")
     label = "Variable"
 
     def __init__(self, array: np.ndarray[Any, Any], owner: Any, key: str) -> None:
@@ -28,3 +30,15 @@ class Parameter(Mutable):
         self.owner = owner
         self.key = key
         self.trainable = True
+        self.optimizer: Any = None
+        self.regularizer: Any = None
+
+
+class Statistic(Parameter):
+    """A running statistic of a layer: training changes it, an optimizer does not."""
+
+    __slots__ = ()
+
+    def __init__(self, array: np.ndarray[Any, Any], owner: Any, key: str) -> None:
+        super().__init__(array, owner, key)
+        self.trainable = False

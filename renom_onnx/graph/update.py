@@ -1,17 +1,27 @@
-"""Update elements: one for every trainable parameter before a loss."""
+"""Update elements: what becomes of every trainable parameter before a loss.
+
+The way of a gradient: summed by the reverse walk, divided by the loss scale, averaged over accumulated batches,
+clipped, regularized, and handed to the parameter's optimizer. A step that is not due, or that overflowed, selects the
+old values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from renom_onnx.errors import GradientError
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.clipping import clip_by_norm, clip_by_value
 from renom_onnx.graph.function import call
-from renom_onnx.graph.node import UPDATE, Mutable, Node, Value, ancestors
+from renom_onnx.graph.loss_scale import LossScale, all_finite
+from renom_onnx.graph.node import UPDATE, Mutable, Node, State, Value, ancestors
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.parameter import Parameter
+from renom_onnx.graph.regularizer import regularized
 from renom_onnx.graph.site import created_at
 
 
@@ -22,7 +32,7 @@ class Updates:
     Attributes:
         loss: what is made small, as inference computes it.
         training_loss: the same in training; the loss itself where nothing differs.
-        optimizer: whose update elements these are.
+        optimizer: whose update elements these are; parameters may have one of their own.
         parameters: in tree order.
         next_values: what becomes of each mutable leaf (parameters, state, step count).
         gradients: of the parameters.
@@ -44,9 +54,10 @@ def updates(backward: BackwardPass, optimizer: Optimizer) -> Updates:
     """
     root = backward.loss.node
     parameters = trainable_parameters(backward.loss)
-    key = (backward, optimizer, tuple(parameters), tuple(sorted(optimizer.hyperparameters().items())))
+    settings = tuple((p, p.optimizer, p.regularizer) for p in parameters)
+    key = (backward, optimizer, settings, tuple(sorted(optimizer.hyperparameters().items())))
     if key not in root.updates:
-        root.updates[key] = _build(backward, optimizer, parameters)
+        root.updates[key] = _Step(backward, optimizer, parameters).updates()
     found: Updates = root.updates[key]
     return found
 
@@ -56,40 +67,111 @@ def trainable_parameters(loss: Value) -> list[Parameter]:
     return [node for node in ancestors([loss]) if isinstance(node, Parameter) and node.trainable]
 
 
-def _build(backward: BackwardPass, optimizer: Optimizer, parameters: Sequence[Parameter]) -> Updates:
-    if not parameters:
-        raise GradientError(
-            f"update: the loss must depend on a trainable parameter, got one that depends on none. "
-            f"{created_at(backward.loss.node.site)}"
+@dataclass
+class _Step:
+    """Builds the update elements of one root."""
+
+    backward: BackwardPass
+    optimizer: Optimizer
+    parameters: Sequence[Parameter]
+    next_values: dict[Mutable, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.site = self.backward.loss.node.site
+        self.op = Builder(self.backward.opset, tag=UPDATE, site=self.site)
+        if not self.parameters:
+            raise GradientError(
+                f"update: the loss must depend on a trainable parameter, got one that depends on none. "
+                f"{created_at(self.site)}"
+            )
+
+    def updates(self) -> Updates:
+        """Return the finished step."""
+        backward, optimizer = self.backward, self.optimizer
+        if optimizer.loss_scale is not None:
+            backward = BackwardPass(backward.root, opset=backward.opset, scale=optimizer.loss_scale.scale.output)
+        gradients = {p: backward.gradient(p.output) for p in self.parameters}
+        ready = gradients
+        finite = due = None
+        if optimizer.loss_scale is not None:
+            ready, finite = self._unscaled(ready, optimizer.loss_scale)
+        if optimizer.accumulate > 1:
+            ready, due = self._accumulated(ready, finite)
+        ready = clip_by_value(self.op, ready, optimizer.clip_value)
+        ready = clip_by_norm(self.op, ready, optimizer.clip_norm)
+        ready = {p: regularized(self.op.opset, p, g) for p, g in ready.items()}
+        self._update(ready, finite if due is None else due if finite is None else self.op.And(due, finite))
+        self._select(backward.forward.next_values, finite)
+        return Updates(
+            backward.loss, backward.forward.loss, optimizer, list(self.parameters), self.next_values, gradients
         )
-    opset = backward.opset
-    next_values: dict[Mutable, Value] = dict(backward.forward.next_values)
-    op = Builder(opset, tag=UPDATE, site=backward.loss.node.site)
-    step = optimizer.step.output
-    if optimizer.counts_steps:
-        step = op.Add(step, 1)
-        next_values[optimizer.step] = step
-    scalars = _shared_scalars(optimizer, step, opset)
-    gradients = {}
-    for parameter in parameters:
-        gradients[parameter] = g = backward.gradient(parameter.output)
-        states = optimizer.states(parameter)
-        function = optimizer.function(parameter, opset, tuple(s.dtype for s in scalars))
-        inputs = [parameter.output, g, *scalars, *(s.output for s in states)]
-        types = [(v.dtype, v.shape) for v in [parameter.output, *(s.output for s in states)]]
+
+    def _unscaled(self, gradients: dict[Parameter, Value], scale: LossScale) -> tuple[dict[Parameter, Value], Value]:
+        inverse = self.op.Reciprocal(scale.scale.output)
+        ready = {
+            p: self.op.Mul(g, inverse if g.dtype == inverse.dtype else self.op.Cast(inverse, to=g.dtype))
+            for p, g in gradients.items()
+        }
+        finite = all_finite(self.op, list(ready.values()))
+        self.next_values.update(scale.next_values(self.op, finite))
+        return ready, finite
+
+    def _accumulated(
+        self, gradients: dict[Parameter, Value], finite: Value | None
+    ) -> tuple[dict[Parameter, Value], Value]:
+        """Return the mean gradients since the last update, and whether an update is due."""
+        op, n = self.op, self.optimizer.accumulate
+        counter = self.optimizer.batch_counter
+        count = op.Add(counter.output, 1)
+        due = op.Equal(count, op.constant(n, np.int64))
+        self._select({counter: op.Where(due, op.constant(0, np.int64), count)}, finite)
+        ready = {}
+        for parameter, g in gradients.items():
+            (held,) = self.optimizer.accumulated(parameter)
+            total = op.Add(held.output, g)
+            ready[parameter] = op.Mul(total, 1 / n)
+            self._select({held: op.Where(due, op.zero(total), total)}, finite)
+        return ready, due
+
+    def _update(self, gradients: dict[Parameter, Value], condition: Value | None) -> None:
+        """Call each parameter's optimizer."""
+        shared: dict[Optimizer, tuple[Value, ...]] = {}
+        for parameter, g in gradients.items():
+            optimizer = parameter.optimizer or self.optimizer
+            if optimizer not in shared:
+                shared[optimizer] = self._shared_scalars(optimizer, condition)
+            states = optimizer.states(parameter)
+            scalars = shared[optimizer]
+            function = optimizer.function(parameter, self.op.opset, tuple(s.dtype for s in scalars))
+            inputs = [parameter.output, g, *scalars, *(s.output for s in states)]
+            types = [(v.dtype, v.shape) for v in [parameter.output, *(s.output for s in states)]]
+            node = call(
+                function,
+                inputs,
+                optimizer.hyperparameters(),
+                types,
+                tag=UPDATE,
+                site=g.node.site,
+                forward=parameter,
+            )
+            self._select(dict(zip([parameter, *states], node.outputs, strict=True)), condition)
+
+    def _shared_scalars(self, optimizer: Optimizer, condition: Value | None) -> tuple[Value, ...]:
+        """Return what all updates of an optimizer share, as the call of one function if there is much to compute."""
+        step = optimizer.step.output
+        if optimizer.counts_steps:
+            step = self.op.Add(step, 1)
+            self._select({optimizer.step: step}, condition)
+        rate = optimizer.rate.output
+        function = optimizer.scalar_function(self.op.opset)
+        if function is None:
+            return (rate,)
+        types = [(v.dtype, v.shape) for v in function.outputs]
         attributes = optimizer.hyperparameters()
-        node = call(function, inputs, attributes, types, tag=UPDATE, site=g.node.site, forward=parameter)
-        next_values.update(zip([parameter, *states], node.outputs, strict=True))
-    return Updates(backward.loss, backward.forward.loss, optimizer, list(parameters), next_values, gradients)
+        node: Node = call(function, [rate, step], attributes, types, tag=UPDATE, site=self.site)
+        return node.outputs
 
-
-def _shared_scalars(optimizer: Optimizer, step: Value, opset: int) -> tuple[Value, ...]:
-    """Return what all updates share, as the call of one function where there is something to compute."""
-    rate = optimizer.rate.output
-    function = optimizer.scalar_function(opset)
-    if function is None:
-        return (rate,)
-    types = [(v.dtype, v.shape) for v in function.outputs]
-    attributes = optimizer.hyperparameters()
-    node: Node = call(function, [rate, step], attributes, types, tag=UPDATE, site=step.node.site)
-    return node.outputs
+    def _select(self, values: dict[Mutable, Value] | dict[State, Value], condition: Value | None) -> None:
+        """Keep next values, or the old ones where the condition does not hold."""
+        for leaf, value in values.items():
+            self.next_values[leaf] = value if condition is None else self.op.Where(condition, value, leaf.output)
