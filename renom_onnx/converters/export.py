@@ -10,16 +10,18 @@ import numpy as np
 import onnx
 
 from renom_onnx.converters.training_info import describe_training
-from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
+from renom_onnx.converters.tree import TreeWriter, as_bytes, is_data, tree_opset
 from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import parameter, schema
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer
-from renom_onnx.graph.node import Input, Leaf, Mutable, State, Value, ancestors
+from renom_onnx.graph.node import Input, Leaf, Mutable, Node, State, Value, ancestors
 from renom_onnx.graph.operators import apply
-from renom_onnx.graph.optimizer import Optimizer, default_optimizer
+from renom_onnx.graph.optimizer import Optimizer
+from renom_onnx.graph.optimizers import default_optimizer
+from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates, updates
 
 Source = GraphElement | Layer
@@ -60,7 +62,8 @@ def to_onnx(
     opset = tree_opset(nodes, opset)
     named = _apart(named, opset)
     nodes = ancestors(named.values())
-    writer = TreeWriter(nodes, opset=opset, inline=inline, fixed=[(v, k) for k, v in named.items()])
+    names = [(value, name) for name, value in named.items()]
+    writer = TreeWriter(nodes, opset=opset, inline=inline, outputs=names, exact=outputs is not None)
     return writer.model(writer.graph("inference", nodes, list(named.values())))
 
 
@@ -152,15 +155,14 @@ def training_model(
     results = list(dict.fromkeys([step.training_loss, loss, *step.next_values.values()]))
     nodes = ancestors([*predictions.values(), *results])
     opset = tree_opset(nodes, opset)
-    fixed = [(v, k) for k, v in predictions.items()]
-    fixed += [(step.training_loss, "loss"), (loss, "evaluation_loss")]
-    names = TreeWriter(nodes, opset=opset, inline=inline, fixed=fixed)
+    named = [(value, name) for name, value in predictions.items()]
+    names = TreeWriter(nodes, opset=opset, inline=inline, outputs=named, exact=outputs is not None)
+    names.names.give(step.training_loss, "loss")
+    names.names.give(loss, "evaluation_loss")
     for p, g in step.gradients.items():
-        if g not in names.names:
-            names.names.fix(g, f"{names.names.of(p.output)}.grad")
+        names.names.give(g, f"{names.names.of(p.output)}.grad")
     for leaf, value in step.next_values.items():
-        if value not in names.names:
-            names.names.fix(value, f"{names.names.of(leaf.output)}.next")
+        names.names.give(value, f"{names.names.of(leaf.output)}.next")
     in_graph = set(forward)
     model = names.model(names.graph("inference", forward, list(predictions.values())))
     added = [node for node in nodes if node not in in_graph]
@@ -180,12 +182,22 @@ def training_model(
 
 
 def _predictions(loss: Value, outputs: Mapping[str, GraphElement] | None) -> dict[str, Value]:
+    compared = [p for p in loss.node.loss or () if p is not loss] or [loss]
+    predictions = _numbered(compared)
     if outputs is not None:
         predictions = {name: element.output for name, element in outputs.items()}
-    else:
-        found = [p for p in loss.node.loss or () if p is not loss]
-        predictions = _numbered(found or [loss])
-    return _apart(predictions, loss.node.opset)
+        targets = _data([loss]) - _data(compared)
+        for name, value in predictions.items():
+            if read := [leaf.output.name or leaf.output for leaf in ancestors([value]) if leaf in targets]:
+                raise ConversionError(
+                    f"export_training: an output must depend on no target, got {name!r}, which depends on {read[0]}. "
+                    f"Leave it out, or give a value before the loss. {created_at(value.node.site)}"
+                )
+    return _apart(predictions, loss.node.opset, loss)
+
+
+def _data(values: Sequence[Value]) -> set[Node]:
+    return {node for node in ancestors(values) if is_data(node)}
 
 
 def _numbered(values: Sequence[Value]) -> dict[str, Value]:
@@ -194,11 +206,11 @@ def _numbered(values: Sequence[Value]) -> dict[str, Value]:
     return {f"output{i}": value for i, value in enumerate(values, 1)}
 
 
-def _apart(named: Mapping[str, Value], opset: int) -> dict[str, Value]:
-    """Return the outputs, each a value of its own: Identity for a leaf and for one that has a name already."""
+def _apart(named: Mapping[str, Value], opset: int, loss: Value | None = None) -> dict[str, Value]:
+    """Return the outputs, each a value of its own: Identity for a leaf, the loss, and one that has a name already."""
     apart: dict[str, Value] = {}
     for name, value in named.items():
-        if isinstance(value.node, Leaf) or value in apart.values():
+        if isinstance(value.node, Leaf) or value is loss or value in apart.values():
             value = apply("Identity", value, opset=max(opset, schema.DEFAULT_OPSET)).output
         apart[name] = value
     return apart

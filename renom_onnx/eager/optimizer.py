@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from renom_onnx.graph import optimizer as _graph
+from renom_onnx.graph import optimizers as _graph
 
 
 class Sgd(_graph.Sgd):

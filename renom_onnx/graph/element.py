@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -96,6 +97,7 @@ class GraphElement:
 
     def print_tree(self) -> None:
         """Print every element of the tree that this one is part of, a line each."""
+        gc.collect()  # what the program has dropped is no follower any more
         for line in tree.lines(self.output):
             print(tree.line_text(line))
 
@@ -169,7 +171,7 @@ class GraphElement:
         Args:
             optimizer: default: ``Sgd(0.01, momentum=0.4)``.
         """
-        from renom_onnx.graph.optimizer import default_optimizer
+        from renom_onnx.graph.optimizers import default_optimizer
         from renom_onnx.runtime.evaluation import take_step
 
         take_step(self._updates(optimizer or default_optimizer(self.output.node)))
@@ -196,7 +198,7 @@ class GraphElement:
             optimizer: default: ``Sgd(0.01, momentum=0.4)``.
             devices: such as ["cuda:0"]; default: the best device there is.
         """
-        from renom_onnx.graph.optimizer import default_optimizer
+        from renom_onnx.graph.optimizers import default_optimizer
         from renom_onnx.runtime.executor import TrainingExecutor
 
         return TrainingExecutor(self, optimizer or default_optimizer(self.output.node), devices=devices)
@@ -231,13 +233,74 @@ class GraphElement:
 
         return reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
+    def max(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
+        """Return the largest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMax.html."""
+        from renom_onnx.graph.operators import reduce_
+
+        return reduce_("ReduceMax", self, axis, keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
+        """Return the smallest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMin.html."""
+        from renom_onnx.graph.operators import reduce_
+
+        return reduce_("ReduceMin", self, axis, keepdims)
+
+    def exp(self) -> GraphElement:
+        """E to the power of each element."""
+        from renom_onnx.graph.operators import exp
+
+        return exp(self)
+
+    def log(self) -> GraphElement:
+        """Natural logarithm of each element."""
+        from renom_onnx.graph.operators import log
+
+        return log(self)
+
+    def sqrt(self) -> GraphElement:
+        """Square root of each element."""
+        from renom_onnx.graph.operators import sqrt
+
+        return sqrt(self)
+
+    def square(self) -> GraphElement:
+        """Square of each element."""
+        from renom_onnx.graph.operators import square
+
+        return square(self)
+
+    def clip(self, floor: float, ceil: float) -> GraphElement:
+        """Each element, at least ``floor`` and at most ``ceil``."""
+        from renom_onnx.graph.operators import clip
+
+        return clip(self, floor, ceil)
+
+    def __getitem__(self, index: Any) -> GraphElement:
+        """Return the elements at an index, as NumPy would; see `renom_onnx.graph.get_item`."""
+        from renom_onnx.graph.indexing import get_item
+
+        return get_item(self, index)
+
+    __iter__ = None  # an index alone would make it a sequence without end
+
 
 def static(array: Any, *, is_batch: bool = False) -> GraphElement:
     """Return an array as an element; the symbol N stands for its rows if it is a batch."""
+    return GraphElement(Static(as_numbers(array, "StaticVariable: an array"), is_batch=is_batch).output)
+
+
+def as_numbers(array: Any, what: str) -> Array:
+    """Return an array of numbers that ONNX has, in the byte order of this machine.
+
+    Raises:
+        DTypeError: ``what`` holds something else.
+    """
     array = np.asarray(array)
-    if array.dtype.kind not in "biufV" or array.dtype == object:
-        raise DTypeError(f"StaticVariable: an array must hold numbers, got {array.dtype}. {created_at(user_site())}")
-    return GraphElement(Static(array, is_batch=is_batch).output)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "biufV" or not schema.has_element_type(array.dtype):
+        raise DTypeError(f"{what} must hold numbers, got {array.dtype}. {created_at(user_site())}")
+    return array
 
 
 def _define_operators() -> None:

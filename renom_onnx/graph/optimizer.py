@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from renom_onnx.errors import ConversionError
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.function import DOMAIN, Function
 from renom_onnx.graph.loss_scale import LossScale
-from renom_onnx.graph.node import UPDATE, Input, Mutable, Node, State, Value
+from renom_onnx.graph.node import UPDATE, Input, Mutable, State, Value
 from renom_onnx.graph.parameter import Parameter
 
-__all__ = ["Adam", "Optimizer", "Sgd"]
+__all__ = ["Optimizer", "Options"]
 
 
 class Options(TypedDict, total=False):
@@ -34,8 +34,9 @@ class Options(TypedDict, total=False):
 class Optimizer:
     """Base of optimizers.
 
-    A subclass says what state a parameter has (`state_names`), whether it counts steps (`counts_steps`) and how a
-    parameter is updated (`fragment`). State is kept per parameter, however often the graph is built again.
+    A subclass says what state a parameter has (`state_names`), which of its attributes the formula depends on
+    (`hyperparameter_names`), whether it counts steps (`counts_steps`) and how a parameter is updated (`fragment`).
+    State is kept per parameter, however often the graph is built again.
 
     Args:
         learning_rate: step size; may be assigned to while training.
@@ -47,6 +48,7 @@ class Optimizer:
 
     name = "Optimizer"
     state_names: tuple[str, ...] = ()
+    hyperparameter_names: tuple[str, ...] = ()
     counts_steps = False
 
     def __init__(
@@ -93,8 +95,9 @@ class Optimizer:
         return _zeros(self._accumulated, parameter, ("accumulated",))
 
     def hyperparameters(self) -> dict[str, float | int]:
-        """Return the attributes that a call carries."""
-        return {}
+        """Return the attributes that a call carries: everything that its formula depends on."""
+        values = {name: getattr(self, name) for name in self.hyperparameter_names}
+        return {name: int(value) if isinstance(value, bool) else float(value) for name, value in values.items()}
 
     def scalars(self, op: Builder, rate: Value, step: Value) -> tuple[Value, ...]:
         """Return numbers that all parameters share, computed once per step."""
@@ -107,7 +110,7 @@ class Optimizer:
             op: builder; every attribute is an ONNX operator.
             p: parameter.
             g: its gradient.
-            scalars: what `scalars` returned.
+            scalars: what `scalars` returned, in the parameter's type.
             state: in the order of `state_names`.
         """
         raise NotImplementedError(f"{type(self).__name__}.fragment: an optimizer must define it, got the base class's.")
@@ -169,126 +172,9 @@ def _build(optimizer: Optimizer, parameter: Parameter, opset: int, scalar_types:
     p, g = formal("P", dtype, shape), formal("G", dtype, shape)
     scalars = tuple(formal(f"S{i}", t, ()) for i, t in enumerate(scalar_types))
     state = tuple(formal(name.upper(), dtype, shape) for name in optimizer.state_names)
-    outputs = optimizer.fragment(op, p, g, scalars, *state)
+    numbers = tuple(s if s.dtype == dtype else op.Cast(s, to=dtype) for s in scalars)
+    outputs = optimizer.fragment(op, p, g, numbers, *state)
     names = ("P_next", *(f"{name.upper()}_next" for name in optimizer.state_names))
     doc = (type(optimizer).__doc__ or "").split("\n")[0]
     attributes = tuple(optimizer.hyperparameters())
     return Function(optimizer.name, DOMAIN, opset, (p, g, *scalars, *state), outputs, names, attributes, doc)
-
-
-class Sgd(Optimizer):
-    """p' = p - learning_rate * v', with v' = momentum * v + g.
-
-    Args:
-        learning_rate: step size.
-        momentum: 0 for none (then v' = g and there is no state). PyTorch's form, without dampening.
-        nesterov: p' = p - learning_rate * (g + momentum * v').
-        options: see `Optimizer`.
-
-    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html.
-
-    Example:
-        >>> import renom_onnx as rm
-        >>> rm.graph.Sgd(0.1, momentum=0.9).state_names
-        ('momentum',)
-    """
-
-    name = "SGD"
-
-    def __init__(
-        self,
-        learning_rate: float = 0.01,
-        momentum: float = 0.0,
-        *,
-        nesterov: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(learning_rate, **options)
-        self.momentum = momentum
-        self.nesterov = nesterov
-        self.state_names = ("momentum",) if momentum else ()
-
-    def hyperparameters(self) -> dict[str, float | int]:
-        """Return momentum and nesterov."""
-        return {"momentum": float(self.momentum), "nesterov": int(self.nesterov)}
-
-    def fragment(self, op: Builder, p: Value, g: Value, scalars: tuple[Value, ...], *state: Value) -> tuple[Value, ...]:
-        """Return p' and, with momentum, v'."""
-        rate = scalars[0] if scalars[0].dtype == p.dtype else op.Cast(scalars[0], to=p.dtype)
-        if not state:
-            return (op.Sub(p, op.Mul(rate, g)),)
-        v = op.Add(op.Mul(state[0], self.momentum), g)
-        step = op.Add(op.Mul(v, self.momentum), g) if self.nesterov else v
-        return op.Sub(p, op.Mul(rate, step)), v
-
-
-class Adam(Optimizer):
-    """p' = p - learning_rate / (1 - beta1^t) * m' / (sqrt(v' / (1 - beta2^t)) + epsilon).
-
-    m' = m + (g - m) (1 - beta1), v' = v + (g^2 - v) (1 - beta2), t counts the steps from 1.
-
-    Args:
-        learning_rate: step size.
-        beta1, beta2: decay of the mean and of the mean square, in [0, 1).
-        epsilon: added after the bias correction, as PyTorch does (Kingma & Ba add it before; ONNX's preview Adam too).
-        options: see `Optimizer`.
-
-    Source: Kingma & Ba 2015, arXiv:1412.6980; https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html.
-
-    Example:
-        >>> import renom_onnx as rm
-        >>> rm.graph.Adam().learning_rate
-        0.0010000000474974513
-    """
-
-    name = "Adam"
-    state_names = ("adam_m", "adam_v")
-    counts_steps = True
-
-    def __init__(
-        self,
-        learning_rate: float = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(learning_rate, **options)
-        self.beta1 = beta1
-        self.beta2 = beta2
-        self.epsilon = epsilon
-
-    def hyperparameters(self) -> dict[str, float | int]:
-        """Return beta1, beta2 and epsilon."""
-        return {"beta1": float(self.beta1), "beta2": float(self.beta2), "epsilon": float(self.epsilon)}
-
-    def scalars(self, op: Builder, rate: Value, step: Value) -> tuple[Value, ...]:
-        """Return learning_rate / (1 - beta1^t) and 1 / sqrt(1 - beta2^t), computed in float64 as PyTorch does."""
-        t = op.Cast(step, to=np.float64)
-        first = op.Sub(1.0, op.Pow(op.constant(self.beta1, np.float64), t))
-        second = op.Sub(1.0, op.Pow(op.constant(self.beta2, np.float64), t))
-        size = op.Div(op.Cast(rate, to=np.float64), first)
-        return op.Cast(size, to=np.float32), op.Cast(op.Reciprocal(op.Sqrt(second)), to=np.float32)
-
-    def fragment(self, op: Builder, p: Value, g: Value, scalars: tuple[Value, ...], *state: Value) -> tuple[Value, ...]:
-        """Return p', m' and v'."""
-        size, scale = (s if s.dtype == p.dtype else op.Cast(s, to=p.dtype) for s in scalars)
-        m = op.Add(state[0], op.Mul(op.Sub(g, state[0]), 1 - self.beta1))
-        v = op.Add(state[1], op.Mul(op.Sub(op.Mul(g, g), state[1]), 1 - self.beta2))
-        denominator = op.Add(op.Mul(op.Sqrt(v), scale), self.epsilon)
-        return op.Sub(p, op.Mul(size, op.Div(m, denominator))), m, v
-
-
-_defaults: weakref.WeakKeyDictionary[Node, Sgd] = weakref.WeakKeyDictionary()
-
-
-def default_optimizer(root: Node) -> Sgd:
-    """Return the optimizer of a root that was given none: the seed's ``Sgd(0.01, momentum=0.4)``."""
-    if root not in _defaults:
-        _defaults[root] = sgd_update()
-    return _defaults[root]
-
-
-def sgd_update(learning_rate: float = 0.01, momentum: float = 0.4) -> Sgd:
-    """Return ``Sgd`` with the seed's defaults."""
-    return Sgd(learning_rate, momentum)
