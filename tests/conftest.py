@@ -20,6 +20,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         (pytest.fail if item.config.getoption("--require-gpu") else pytest.skip)(reason)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.stats.get("passed", [])
+    if any(key == "proved" for report in reports for key, _ in getattr(report, "user_properties", ())):
+        from tests.gradients.summary import summary
+
+        terminalreporter.section("gradient check")
+        for line in summary(reports):
+            terminalreporter.write_line(line)
+
+
 @functools.cache
 def missing_gpu() -> str:
     """Why there is no usable GPU, or "". onnxruntime lists providers it cannot open, so that one must be opened."""

@@ -18,23 +18,23 @@ from renom_onnx.graph.function import DOMAIN, DOMAIN_VERSION
 from renom_onnx.graph.node import BACKWARD, Input, Node, Value, ancestors
 
 
-def vjp(model: Any, wrt: Sequence[str] | None = None, *, inline: bool = False) -> onnx.ModelProto:
+def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = False) -> onnx.ModelProto:
     """Return the vector-Jacobian product of a model: the model, and the gradients of its inputs.
 
     For y = f(x) the new model computes y and, from dy, dx = dy * df/dx, summed over everything that x reaches.
 
     Args:
         model: a ModelProto, path or bytes. Opsets below 18 are upgraded to 18, newer ones kept.
-        wrt: names of inputs and initializers; default: all that hold floats.
+        wrt: a name of an input or initializer, or several; default: all that hold floats.
         inline: write the gradient functions out, for importers that do not know functions.
 
     Returns:
         A model with the inputs of the given one, then ``<output>_grad`` for every float output, and with its outputs,
-        then ``<name>_grad`` for every name in ``wrt`` (zeros where no output depends on it). ``training_info`` is left
-        out.
+        then ``<name>_grad`` for every name in ``wrt`` (zeros where no output depends on it). A name that the model uses
+        already gets a number, ``y_grad_2``, so that a vjp has a vjp. ``training_info`` is left out.
 
     Raises:
-        ConversionError: a name in ``wrt`` is no float input or initializer, or a name is taken.
+        ConversionError: the model cannot be read, or a name in ``wrt`` is no float input or initializer.
         GradientError: an operator on the way has no gradient rule.
 
     Example:
@@ -58,76 +58,97 @@ def vjp(model: Any, wrt: Sequence[str] | None = None, *, inline: bool = False) -
         if value.is_float
     }
     walk = reverse_walk(
-        [(graph.outputs[name], seed) for name, seed in seeds.items()], opset=graph.opset, wanted=targets.values()
+        [(graph.outputs[name], seed) for name, seed in seeds.items()],
+        opset=graph.opset,
+        wanted=targets.values(),
+        root="an output",
     )
-    gradients = {}
+    gradients: list[Value] = []
     for name, value in targets.items():
         gradient = walk.gradient(value)
         if gradient is None:
             gradient = op.Expand(op.zero(value), op.shape_of(value))
-        if gradient.node.is_leaf or gradient in gradients.values():
+        if gradient.node.is_leaf or gradient in gradients:
             gradient = op.Identity(gradient)
-        gradients[f"{name}_grad"] = gradient
-    return _write(proto, graph, seeds.values(), gradients, inline)
+        gradient.name = f"{name}_grad"
+        gradients.append(gradient)
+    return _write(proto, graph, list(seeds.values()), gradients, inline)
 
 
-def _targets(graph: ImportedGraph, wrt: Sequence[str] | None) -> dict[str, Value]:
+def _targets(graph: ImportedGraph, wrt: str | Sequence[str] | None) -> dict[str, Value]:
     known = {name: v for name, v in {**graph.inputs, **graph.initializers}.items() if v.is_float}
     if wrt is None:
         return known
-    for name in wrt:
+    names = [wrt] if isinstance(wrt, str) else wrt
+    for name in names:
         if name not in known:
             raise ConversionError(
                 f"vjp: wrt must name inputs or initializers that hold floats, got {name!r}. "
                 f"There are: {', '.join(known) or 'none'}."
             )
-    return {name: known[name] for name in wrt}
+    return {name: known[name] for name in names}
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name of a graph and of the graphs in it."""
+    names, graphs = set(), [graph]
+    while graphs:
+        current = graphs.pop()
+        names |= {value.name for value in [*current.input, *current.initializer, *current.output]}
+        for node in current.node:
+            names.update([*node.input, *node.output])
+            graphs += [graph for attribute in node.attribute for graph in [attribute.g, *attribute.graphs]]
+    return names
 
 
 def _write(
-    proto: onnx.ModelProto, graph: ImportedGraph, seeds: Any, gradients: dict[str, Value], inline: bool
+    proto: onnx.ModelProto, graph: ImportedGraph, seeds: Sequence[Value], gradients: Sequence[Value], inline: bool
 ) -> onnx.ModelProto:
-    taken = {name for node in proto.graph.node for name in [*node.input, *node.output]} | set(graph.values)
-    for name in [*(str(seed.name) for seed in seeds), *gradients]:
-        if name in taken:
-            raise ConversionError(
-                f"vjp: the name {name} must be free for a gradient, got a model that uses it. Rename it."
-            )
-    names = Names(taken)
+    names = Names(_all_names(proto.graph))
     for node in proto.graph.node:
         names.fresh_node(node.name)
     for value in graph.values.values():
         names.fix(value, str(value.name))
-    for seed in seeds:
-        names.fix(seed, str(seed.name))
-    for name, value in gradients.items():
-        names.fix(value, name)
+    for value in [*seeds, *gradients]:
+        names.give(value, str(value.name))
     own = {node for node, _ in graph.nodes} | {v.node for v in [*graph.inputs.values(), *graph.initializers.values()]}
-    added = [n for n in ancestors(gradients.values(), own) if n not in own]
+    added = [n for n in ancestors(gradients, own) if n not in own]
+    skipped = _skipped_outputs(graph, added)
+    for value in skipped:
+        names.give(value, f"{value.node.site[0]}:{value.index}")
     table = FunctionTable(added, [(f.domain, f.name) for f in proto.functions])
     writer = Writer(names, overload=table.overload, inline=inline, node_names=_node_names(added))
-    writer.write(added, gradients.values())
+    writer.write(added, gradients)
 
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     result.ClearField("training_info")
     result.ir_version = max(proto.ir_version, schema.DEFAULT_IR_VERSION)
+    for value, position in skipped.items():
+        result.graph.node[position].output[value.index] = names.of(value)
     result.graph.node.extend(writer.nodes)
     result.graph.initializer.extend(writer.initializers)
-    result.graph.input.extend(value_info(str(s.name), s.dtype, s.shape) for s in seeds)
-    result.graph.output.extend(value_info(name, v.dtype, v.shape) for name, v in gradients.items())
+    result.graph.input.extend(value_info(names.of(v), v.dtype, v.shape) for v in seeds)
+    result.graph.output.extend(value_info(names.of(v), v.dtype, v.shape) for v in gradients)
     if not inline:
-        result.functions.extend(table.protos())
+        known = {(f.domain, f.name, f.overload) for f in proto.functions}
+        result.functions.extend(f for f in table.protos() if (f.domain, f.name, f.overload) not in known)
     if result.functions and all(o.domain != DOMAIN for o in result.opset_import):
         result.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     assert default_opset(result) == graph.opset
     return result
 
 
+def _skipped_outputs(graph: ImportedGraph, added: Sequence[Node]) -> dict[Value, int]:
+    """Return the outputs that the model skips and its gradient reads, each with the position of its node."""
+    positions = {node: i for i, (node, _) in enumerate(graph.nodes)}
+    read = dict.fromkeys(value for node in added for value in node.inputs if value is not None)
+    return {value: positions[value.node] for value in read if value.node in positions and not value.name}
+
+
 def _node_names(nodes: Sequence[Node]) -> dict[Node, str]:
     names = {}
     for node in nodes:
-        forward = node.forward
-        base = forward.site[0] if forward is not None and forward.site[1] == 0 else None
-        names[node] = f"{base}.grad" if base and base != forward.op_type else node.op_type  # type: ignore[union-attr]
+        is_read = node.forward is not None and node.forward.site[1] == 0
+        names[node] = f"{node.forward.site[0]}.grad" if is_read and node.forward is not None else node.op_type
     return names

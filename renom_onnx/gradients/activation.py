@@ -15,20 +15,20 @@ def _mask(op, condition, dy):
 
 @gradient("Relu")
 def relu(op, dy, y, x):
-    """Dx = dy [y > 0]; 0 at 0. From y, so that x need not be kept."""
+    """dx = dy [y > 0]; 0 at 0. From y, so that x need not be kept."""
     return op.Mul(dy, _mask(op, op.Greater(y, op.zero(y)), dy))
 
 
 @gradient("LeakyRelu")
 def leaky_relu(op, dy, y, x, *, alpha):
-    """Dx = dy (x > 0 ? 1 : alpha)."""
+    """dx = dy (x > 0 ? 1 : alpha)."""
     slope = op.Add(op.Mul(_mask(op, op.Greater(x, 0), dy), 1 - alpha), alpha)
     return op.Mul(dy, slope)
 
 
 @gradient("PRelu")
 def prelu(op, dy, y, x, slope):
-    """Dx = dy (x > 0 ? 1 : slope), d_slope = dy min(x, 0)."""
+    """dx = dy (x > 0 ? 1 : slope), d_slope = dy min(x, 0)."""
     positive = _mask(op, op.Greater(x, 0), dy)
     negative = op.Sub(op.constant(1, dy.dtype), positive)
     return op.Mul(dy, op.Add(positive, op.Mul(negative, slope))), op.Mul(dy, op.Mul(x, negative))
@@ -36,25 +36,25 @@ def prelu(op, dy, y, x, slope):
 
 @gradient("ThresholdedRelu")
 def thresholded_relu(op, dy, y, x, *, alpha):
-    """Dx = dy [x > alpha]."""
+    """dx = dy [x > alpha]."""
     return op.Mul(dy, _mask(op, op.Greater(x, alpha), dy))
 
 
 @gradient("Shrink")
 def shrink(op, dy, y, x, *, lambd):
-    """Dx = dy [|x| > lambd]."""
+    """dx = dy [|x| > lambd]."""
     return op.Mul(dy, _mask(op, op.Greater(op.Abs(x), lambd), dy))
 
 
 @gradient("Elu")
 def elu(op, dy, y, x, *, alpha):
-    """Dx = dy (x > 0 ? 1 : alpha exp x)."""
+    """dx = dy (x > 0 ? 1 : alpha exp x)."""
     return op.Mul(dy, _elu_slope(op, dy, x, alpha))
 
 
 @gradient("Selu")
 def selu(op, dy, y, x, *, alpha, gamma):
-    """Dx = dy gamma (x > 0 ? 1 : alpha exp x)."""
+    """dx = dy gamma (x > 0 ? 1 : alpha exp x)."""
     return op.Mul(dy, op.Mul(_elu_slope(op, dy, x, alpha), gamma))
 
 
@@ -67,25 +67,25 @@ def _elu_slope(op, dy, x, alpha):
 
 @gradient("Celu")
 def celu(op, dy, y, x, *, alpha):
-    """Dx = dy exp(min(x, 0) / alpha)."""
+    """dx = dy exp(min(x, 0) / alpha)."""
     return op.Mul(dy, op.Exp(op.Mul(op.Min(x, op.zero(x)), 1 / alpha)))
 
 
 @gradient("Sigmoid")
 def sigmoid(op, dy, y, x):
-    """Dx = dy y (1 - y)."""
+    """dx = dy y (1 - y)."""
     return op.Mul(dy, op.Mul(y, op.Sub(op.constant(1, y.dtype), y)))
 
 
 @gradient("Tanh")
 def tanh(op, dy, y, x):
-    """Dx = dy (1 - y²)."""
+    """dx = dy (1 - y²)."""
     return op.Mul(dy, op.Sub(op.constant(1, y.dtype), op.Mul(y, y)))
 
 
 @gradient("HardSigmoid")
 def hard_sigmoid(op, dy, y, x, *, alpha):
-    """Dx = dy alpha [0 < y < 1]; 0 at both kinks."""
+    """dx = dy alpha [0 < y < 1]; 0 at both kinks."""
     return op.Mul(dy, op.Mul(_within_unit(op, dy, y), alpha))
 
 
@@ -102,13 +102,13 @@ def _within_unit(op, dy, y):
 
 @gradient("Softplus")
 def softplus(op, dy, y, x):
-    """Dx = dy sigmoid(x)."""
+    """dx = dy sigmoid(x)."""
     return op.Mul(dy, op.Sigmoid(x))
 
 
 @gradient("Softsign")
 def softsign(op, dy, y, x):
-    """Dx = dy / (1 + |x|)²."""
+    """dx = dy / (1 + |x|)²."""
     denominator = op.Add(op.Abs(x), 1)
     return op.Div(dy, op.Mul(denominator, denominator))
 

@@ -11,13 +11,13 @@ from renom_onnx.graph.node import known_array
 
 @gradient("Identity", linear_in_each=True)
 def identity(op, dy, y, x):
-    """Dx = dy."""
+    """dx = dy."""
     return dy
 
 
 @gradient("Cast", linear_in_each=True)
 def cast(op, dy, y, x, *, to):
-    """Dx = dy in the type of x; none through a conversion to integers, which is piecewise constant."""
+    """dx = dy in the type of x; none through a conversion to integers, which is piecewise constant."""
     return op.Cast(dy, to=x.dtype) if to in _FLOATS else None
 
 
@@ -26,44 +26,44 @@ _FLOATS = (1, 10, 11, 16)  # ONNX's numbers of float32, float16, float64, bfloat
 
 @gradient("CastLike", linear_in_each=True)
 def cast_like(op, dy, y, x, like):
-    """Dx = dy in the type of x."""
+    """dx = dy in the type of x."""
     return op.Cast(dy, to=x.dtype), None
 
 
 @gradient("Add", linear_in_each=True)
 def add(op, dy, y, a, b):
-    """Da = db = dy."""
+    """da = db = dy."""
     return dy, dy
 
 
 @gradient("Sub", linear_in_each=True)
 def sub(op, dy, y, a, b):
-    """Da = dy, db = -dy."""
+    """da = dy, db = -dy."""
     return dy, op.Neg(dy)
 
 
 @gradient("Mul", linear_in_each=True)
 def mul(op, dy, y, a, b):
-    """Da = dy b, db = dy a."""
+    """da = dy b, db = dy a."""
     return op.Mul(dy, b), op.Mul(dy, a)
 
 
 @gradient("Div")
 def div(op, dy, y, a, b):
-    """Da = dy / b, db = -dy y / b."""
+    """da = dy / b, db = -dy y / b."""
     da = op.Div(dy, b)
     return da, op.Neg(op.Mul(da, y))
 
 
 @gradient("Mod")
 def mod(op, dy, y, a, b):
-    """Da = dy, db = -dy q, where a = q b + y with an integer q; 0 at the jumps of q. Both for fmod = 0 and 1."""
+    """da = dy, db = -dy q, where a = q b + y with an integer q; 0 at the jumps of q. Both for fmod = 0 and 1."""
     return dy, op.Neg(op.Mul(dy, op.Round(op.Div(op.Sub(a, y), b))))
 
 
 @gradient("Pow", reads=(1,))
 def power(op, dy, y, x, p):
-    """Dx = dy p x^(p-1), dp = dy y log x; dp at x = 0 is 0, as in PyTorch, and none for a constant exponent."""
+    """dx = dy p x^(p-1), dp = dy y log x; dp at x = 0 is 0, as in PyTorch, and none for a constant exponent."""
     known = known_array(p)
     if known is not None and known.size == 1:
         return _constant_power(op, dy, y, x, float(known.item()))
@@ -87,61 +87,61 @@ def _constant_power(op, dy, y, x, n):
 
 @gradient("Neg", linear_in_each=True)
 def neg(op, dy, y, x):
-    """Dx = -dy."""
+    """dx = -dy."""
     return op.Neg(dy)
 
 
 @gradient("Abs")
 def absolute(op, dy, y, x):
-    """Dx = dy sign(x); 0 at 0."""
+    """dx = dy sign(x); 0 at 0."""
     return op.Mul(dy, op.Sign(x))
 
 
 @gradient("Sqrt")
 def sqrt(op, dy, y, x):
-    """Dx = dy / 2y."""
+    """dx = dy / 2y."""
     return op.Div(dy, op.Mul(y, 2))
 
 
 @gradient("Exp")
 def exp(op, dy, y, x):
-    """Dx = dy y."""
+    """dx = dy y."""
     return op.Mul(dy, y)
 
 
 @gradient("Log")
 def log(op, dy, y, x):
-    """Dx = dy / x."""
+    """dx = dy / x."""
     return op.Div(dy, x)
 
 
 @gradient("Reciprocal")
 def reciprocal(op, dy, y, x):
-    """Dx = -dy y²."""
+    """dx = -dy y²."""
     return op.Neg(op.Mul(dy, op.Mul(y, y)))
 
 
 @gradient("Erf")
 def erf(op, dy, y, x):
-    """Dx = dy 2/√π exp(-x²)."""
+    """dx = dy 2/√π exp(-x²)."""
     return op.Mul(dy, op.Mul(op.Exp(op.Neg(op.Mul(x, x))), 2 / math.sqrt(math.pi)))
 
 
 @gradient("Sum", linear_in_each=True)
 def sum_(op, dy, y, *xs):
-    """Dx = dy for every x."""
+    """dx = dy for every x."""
     return [dy] * len(xs)
 
 
 @gradient("Mean", linear_in_each=True)
 def mean(op, dy, y, *xs):
-    """Dx = dy / n for each of n operands."""
+    """dx = dy / n for each of n operands."""
     return [op.Mul(dy, 1 / len(xs))] * len(xs)
 
 
 @gradient("Max", "Min")
 def maximum(op, dy, y, *xs):
-    """Dx = dy [x = y] / (number of operands that equal y): ties share evenly, as in PyTorch."""
+    """dx = dy [x = y] / (number of operands that equal y): ties share evenly, as in PyTorch."""
     if len(xs) == 1:
         return dy
     hits = [op.Cast(op.Equal(x, y), to=dy.dtype) for x in xs]
@@ -151,7 +151,7 @@ def maximum(op, dy, y, *xs):
 
 @gradient("Clip")
 def clip(op, dy, y, x, low=None, high=None):
-    """Dx = dy [y = x]: the bounds belong to the inside, as in PyTorch; outside, dy goes to the bound that holds."""
+    """dx = dy [y = x]: the bounds belong to the inside, as in PyTorch; outside, dy goes to the bound that holds."""
     inside = op.Cast(op.Equal(x, y), to=dy.dtype)
     dx = op.Mul(dy, inside)
     if low is None:
@@ -163,7 +163,7 @@ def clip(op, dy, y, x, low=None, high=None):
 
 @gradient("Where", linear_in_each=True)
 def where(op, dy, y, condition, a, b):
-    """Da = dy [condition], db = dy [not condition]."""
+    """da = dy [condition], db = dy [not condition]."""
     chosen = op.Cast(condition, to=dy.dtype)
     return None, op.Mul(dy, chosen), op.Mul(dy, op.Sub(op.constant(1, dy.dtype), chosen))
 
@@ -178,67 +178,67 @@ def range_(op, dy, y, start, limit, delta):
 
 @gradient("Sin")
 def sin(op, dy, y, x):
-    """Dx = dy cos x."""
+    """dx = dy cos x."""
     return op.Mul(dy, op.Cos(x))
 
 
 @gradient("Cos")
 def cos(op, dy, y, x):
-    """Dx = -dy sin x."""
+    """dx = -dy sin x."""
     return op.Neg(op.Mul(dy, op.Sin(x)))
 
 
 @gradient("Tan")
 def tan(op, dy, y, x):
-    """Dx = dy (1 + y²)."""
+    """dx = dy (1 + y²)."""
     return op.Mul(dy, op.Add(op.Mul(y, y), 1))
 
 
 @gradient("Asin")
 def asin(op, dy, y, x):
-    """Dx = dy / √(1 - x²)."""
+    """dx = dy / √(1 - x²)."""
     return op.Div(dy, op.Sqrt(_one_minus_square(op, x)))
 
 
 @gradient("Acos")
 def acos(op, dy, y, x):
-    """Dx = -dy / √(1 - x²)."""
+    """dx = -dy / √(1 - x²)."""
     return op.Neg(op.Div(dy, op.Sqrt(_one_minus_square(op, x))))
 
 
 @gradient("Atan")
 def atan(op, dy, y, x):
-    """Dx = dy / (1 + x²)."""
+    """dx = dy / (1 + x²)."""
     return op.Div(dy, op.Add(op.Mul(x, x), 1))
 
 
 @gradient("Sinh")
 def sinh(op, dy, y, x):
-    """Dx = dy cosh x."""
+    """dx = dy cosh x."""
     return op.Mul(dy, op.Cosh(x))
 
 
 @gradient("Cosh")
 def cosh(op, dy, y, x):
-    """Dx = dy sinh x."""
+    """dx = dy sinh x."""
     return op.Mul(dy, op.Sinh(x))
 
 
 @gradient("Asinh")
 def asinh(op, dy, y, x):
-    """Dx = dy / √(x² + 1)."""
+    """dx = dy / √(x² + 1)."""
     return op.Div(dy, op.Sqrt(op.Add(op.Mul(x, x), 1)))
 
 
 @gradient("Acosh")
 def acosh(op, dy, y, x):
-    """Dx = dy / √(x² - 1)."""
+    """dx = dy / √(x² - 1)."""
     return op.Div(dy, op.Sqrt(op.Neg(_one_minus_square(op, x))))
 
 
 @gradient("Atanh")
 def atanh(op, dy, y, x):
-    """Dx = dy / (1 - x²)."""
+    """dx = dy / (1 - x²)."""
     return op.Div(dy, _one_minus_square(op, x))
 
 

@@ -26,9 +26,7 @@ def conv(op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, 
     dy[n, m, o] * x[n, c, o * stride - begin + k * dilation]; db sums dy.
     """
     kernel = _sizes("Conv", w)[2:]
-    windows = lay_windows(
-        op, x, dy, kernel=kernel, strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad
-    )
+    windows = lay_windows(op, x, dy, kernel=kernel, strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad)
     dx = conv_adjoint(op, dy, w, windows, group, x)
     dw = kernel_gradient(op, x, dy, windows, group, w)
     return dx, dw, None if b is None else op.ReduceSum(dy, [0, *windows.axes], keepdims=0)
@@ -38,7 +36,7 @@ def conv(op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, 
 def conv_transpose(
     op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, kernel_shape, output_padding, output_shape
 ):
-    """Y is what `conv` calls dx, x what it calls dy: dx is Conv of dy, and dw correlates dy with x."""
+    """The mirror of `conv`: y is what that calls dx, and x what it calls dy. dx is Conv of dy; dw correlates dy with x."""
     kernel = _sizes("ConvTranspose", w)[2:]
     windows = lay_transposed_windows(
         op,
@@ -52,7 +50,8 @@ def conv_transpose(
         output_padding=output_padding,
         output_shape=output_shape,
     )
-    dx = op.Conv(windows.pad(op, dy), w, strides=windows.strides, dilations=windows.dilations, group=group)
+    image = dy if windows.pads is not None else windows.pad(op, dy)
+    dx = op.Conv(image, w, pads=windows.pads, strides=windows.strides, dilations=windows.dilations, group=group)
     dw = kernel_gradient(op, dy, x, windows, group, w)
     return op.shaped(dx, x), dw, None if b is None else op.ReduceSum(dy, [0, *windows.axes], keepdims=0)
 
@@ -71,11 +70,10 @@ def conv_adjoint(op, dy, w, windows, group, image):
     It is a ConvTranspose. With stride 1 it is also a Conv of dy with the kernel turned around, channels swapped and
     padding extent - 1 - pad; that is faster where there are many channels and this padding is small.
     """
-    if _prefers_conv(windows, group, w):
-        edge = [e - 1 - begin for e, begin in zip(windows.extents, windows.begins, strict=True)]
-        edge += [e - 1 - end for e, end in zip(windows.extents, windows.ends, strict=True)]
+    pads = _pads_of_turned_kernel(windows)
+    if pads is not None and max(pads) <= 1 and (group > 1 or min(w.shape[:2]) >= MANY_CHANNELS):
         turned = _swap_channels(op, _turn(op, w, windows), group)
-        return op.shaped(op.Conv(dy, turned, dilations=windows.dilations, pads=edge, group=group), image)
+        return op.shaped(op.Conv(dy, turned, dilations=windows.dilations, pads=pads, group=group), image)
     return put_back(op, dy, w, windows, group, image)
 
 
@@ -87,24 +85,25 @@ def put_back(op, dy, w, windows, group, image):
         cut, kept = [max(end, 0) for end in ends], [max(-end, 0) for end in ends]
         dx = op.ConvTranspose(dy, w, pads=[*begins, *cut], output_padding=kept, **attributes)
         return op.shaped(dx, image)
-    # The number of pixels is known only at run time: make as many as there can be, and cut them off.
+    # The number of pixels is known only at run time: make as many as there can be, and cut off the rest.
     most = [stride - 1 for stride in windows.strides]
+    starts, stops = [0 for _ in most], op.size_of(image, windows.axes)
     if isinstance(begins, tuple):
-        dx = op.ConvTranspose(dy, w, pads=[*begins, *(0 for _ in begins)], output_padding=most, **attributes)
-        dx = op.Slice(dx, [0 for _ in begins], op.size_of(image, windows.axes), windows.axes)
+        dx = op.ConvTranspose(dy, w, pads=[*begins, *starts], output_padding=most, **attributes)
     else:
         dx = op.ConvTranspose(dy, w, output_padding=most, **attributes)
-        dx = op.Slice(dx, begins, op.Add(begins, op.size_of(image, windows.axes)), windows.axes)
-    return op.shaped(dx, image)
+        starts, stops = begins, op.Add(begins, stops)
+    return op.shaped(op.Slice(dx, starts, stops, windows.axes), image)
 
 
-def _prefers_conv(windows, group, w):
-    if not windows.has_unit_strides or not isinstance(windows.begins, tuple):
-        return False
-    edges = [e - 1 - pad for pads in (windows.begins, windows.ends) for e, pad in zip(windows.extents, pads, strict=True)]
-    if min(edges) < 0 or max(edges) > 1:
-        return False
-    return group > 1 or min(w.shape[:2]) >= MANY_CHANNELS
+def _pads_of_turned_kernel(windows):
+    """Return the padding with which a Conv puts back, or None where none can."""
+    if not windows.has_unit_strides:
+        return None
+    pads = [
+        e - 1 - pad for side in (windows.begins, windows.ends) for e, pad in zip(windows.extents, side, strict=True)
+    ]
+    return pads if min(pads) >= 0 else None
 
 
 def _turn(op, w, windows):

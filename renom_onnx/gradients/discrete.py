@@ -5,9 +5,7 @@ from renom_onnx.gradients.registry import not_differentiable
 not_differentiable("a comparison", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 not_differentiable("a test of each element", "IsInf", "IsNaN")
 not_differentiable("logical", "And", "Not", "Or", "Xor")
-not_differentiable(
-    "an operation on bits", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"
-)
+not_differentiable("an operation on bits", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 not_differentiable("piecewise constant", "Ceil", "Floor", "Hardmax", "Round", "Sign")
 not_differentiable("an index, which is piecewise constant", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero")
 not_differentiable("a function of shapes only", "ConstantOfShape", "EyeLike", "Shape", "Size")

@@ -41,32 +41,28 @@ def put_back(op, dy, source, x):
 
 @gradient("Slice", linear_in_each=True)
 def slice_(op, dy, y, x, starts, ends, axes=None, steps=None):
-    """Dx = dy between zeros: by Pad where all steps are 1, else every element is put back where it came from."""
+    """dx = dy between zeros: by Pad where all steps are 1, else every element is put back where it came from."""
     step, start, axis = known_array(steps), known_array(starts), known_array(axes)
     if axes is None and starts.shape is not None and isinstance(starts.shape[0], int):
         axis = np.arange(starts.shape[0])
     if axis is None or x.rank is None or (steps is not None and (step is None or (step != 1).any())):
         return put_back(op, dy, op.Slice(positions(op, x), starts, ends, axes, steps), x)
-    sizes = [x.shape[a] for a in axis]
-    if start is not None and all(isinstance(n, int) for n in sizes):
-        begin = op.constant([slice(s, None).indices(n)[0] for s, n in zip(start.tolist(), sizes, strict=True)], np.int64)
-    elif start is not None and (start >= 0).all():
-        begin = op.constant(start, np.int64)
-    else:
-        begin = _begin(op, op.Cast(starts, to=np.int64), op.size_of(x, axis.tolist()))
-    end = op.Sub(op.Sub(op.size_of(x, axis.tolist()), op.size_of(y, axis.tolist())), begin)
-    return op.shaped(op.Pad(dy, op.vector(begin, end), None, op.constant(axis, np.int64)), x)
-
-
-def _begin(op, starts, sizes):
-    """Return the first position of every slice: negative starts count from the end, and both ends are limits."""
-    counted = op.Add(starts, op.Mul(sizes, op.Cast(op.Less(starts, 0), to=np.int64)))
-    return op.Min(op.Max(counted, op.constant(0, np.int64)), sizes)
+    sizes, rest = op.size_of(x, axis.tolist()), op.size_of(y, axis.tolist())
+    n, m = known_array(sizes), known_array(rest)
+    if start is not None and n is not None and m is not None:
+        begin = np.clip(start + n * (start < 0), 0, n)
+        return op.Pad(dy, op.constant([*begin, *(n - m - begin)], np.int64), None, op.constant(axis, np.int64))
+    begin = op.Cast(starts, to=np.int64)
+    if start is None or (start < 0).any():  # negative starts count from the end, and both ends are limits
+        counted = op.Add(begin, op.Mul(sizes, op.Cast(op.Less(begin, 0), to=np.int64)))
+        begin = op.Min(op.Max(counted, op.constant(0, np.int64)), sizes)
+    pads = op.vector(begin, op.Sub(op.Sub(sizes, rest), begin))
+    return op.shaped(op.Pad(dy, pads, None, op.constant(axis, np.int64)), x)
 
 
 @gradient("Pad", linear_in_each=True)
 def pad(op, dy, y, x, pads, value=None, axes=None, *, mode):
-    """Dx = dy without the pads; with mode reflect, edge or wrap every copy is added to its original."""
+    """dx = dy without the pads; with mode reflect, edge or wrap every copy is added to its original."""
     if mode != "constant":
         return put_back(op, dy, op.Pad(positions(op, x), pads, None, axes, mode=mode), x)
     known = known_array(pads)
@@ -79,7 +75,7 @@ def pad(op, dy, y, x, pads, value=None, axes=None, *, mode):
 
 @gradient("Gather", linear_in_each=True)
 def gather(op, dy, y, x, indices, *, axis):
-    """Dx = dy, added along the axis where the indices say."""
+    """dx = dy, added along the axis where the indices say."""
     if x.rank is None or indices.rank is None:
         return put_back(op, dy, op.Gather(positions(op, x), indices, axis=axis), x)
     axis %= x.rank
@@ -91,31 +87,31 @@ def gather(op, dy, y, x, indices, *, axis):
 
 @gradient("GatherElements", linear_in_each=True)
 def gather_elements(op, dy, y, x, indices, *, axis):
-    """Dx = dy, added along the axis where the indices say."""
+    """dx = dy, added along the axis where the indices say."""
     return add_at(op, x, indices, dy, axis=axis)
 
 
 @gradient("GatherND", linear_in_each=True)
 def gather_nd(op, dy, y, x, indices, *, batch_dims):
-    """Dx = dy, every element added to the one that it was copied from."""
+    """dx = dy, every element added to the one that it was copied from."""
     return put_back(op, dy, op.GatherND(positions(op, x), indices, batch_dims=batch_dims), x)
 
 
 @gradient("Compress", linear_in_each=True)
 def compress(op, dy, y, x, condition, *, axis):
-    """Dx = dy, put back where it came from."""
+    """dx = dy, put back where it came from."""
     return put_back(op, dy, op.Compress(positions(op, x), condition, axis=axis), x)
 
 
 @gradient("TopK", all_outputs=True)
 def top_k(op, dys, ys, x, k, *, axis):
-    """Dx = dy of the values, put back where they came from; the indices have no gradient."""
+    """dx = dy of the values, put back where they came from; the indices have no gradient."""
     return op.shaped(op.ScatterElements(op.zeros_like(x), ys[1], dys[0], axis=axis), x)
 
 
 @gradient("ScatterElements")
 def scatter_elements(op, dy, y, x, indices, updates, *, axis, reduction):
-    """Dx = dy and du = dy at the indices, each times the share that the reduction gives it."""
+    """dx = dy and du = dy at the indices, each times the share that the reduction gives it."""
 
     def scatter(data, values, how):
         return op.ScatterElements(data, indices, values, axis=axis, reduction=how)
@@ -125,7 +121,7 @@ def scatter_elements(op, dy, y, x, indices, updates, *, axis, reduction):
 
 @gradient("ScatterND")
 def scatter_nd(op, dy, y, x, indices, updates, *, reduction):
-    """Dx = dy and du = dy at the indices, each times the share that the reduction gives it."""
+    """dx = dy and du = dy at the indices, each times the share that the reduction gives it."""
 
     def scatter(data, values, how):
         return op.ScatterND(data, indices, values, reduction=how)

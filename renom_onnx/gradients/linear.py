@@ -1,5 +1,9 @@
 """Gradients of matrix products. Operators: https://onnx.ai/onnx/operators/."""
 
+import string
+
+import numpy as np
+
 from renom_onnx.gradients.registry import gradient
 
 
@@ -19,7 +23,7 @@ def gemm(op, dy, y, a, b, c=None, *, alpha, beta, transA, transB):
 
 @gradient("MatMul", linear_in_each=True)
 def matmul(op, dy, y, a, b):
-    """Da = dy b^T, db = a^T dy; a vector is a matrix of one row (on the left) or one column (on the right)."""
+    """da = dy b^T, db = a^T dy; a vector is a matrix of one row (on the left) or one column (on the right)."""
     if a.rank == 1 and b.rank == 1:
         return op.Mul(dy, b), op.Mul(dy, a)
     if a.rank == 1:
@@ -47,3 +51,42 @@ def _transpose(op, x):
 def _rows(op, x):
     """Return x as a matrix of its last axis."""
     return op.Reshape(x, op.vector([-1], op.size_of(x, [-1])))
+
+
+@gradient("Einsum", linear_in_each=True)
+def einsum(op, dy, y, *xs, equation):
+    """dx = the same sum with dy in the place of x; over labels that only x has, the result is repeated."""
+    terms, out = _labels(equation)
+    gradients = []
+    for i, (term, x) in enumerate(zip(terms, xs, strict=True)):
+        labels, eyes = _distinct(op, term, x)
+        operands = [(out, dy), *((t, v) for j, (t, v) in enumerate(zip(terms, xs, strict=True)) if j != i), *eyes]
+        found = set().union(*(t for t, _ in operands))
+        dots = "..." if "." in found else ""  # axes that x lacks or has at size 1 are summed by the reverse walk
+        left, right = ",".join(t for t, _ in operands), "".join(label for label in labels if label in found)
+        g = op.Einsum(*(v for _, v in operands), equation=f"{left}->{dots}{right}")
+        missing = [k - len(labels) for k, label in enumerate(labels) if label not in found]
+        gradients.append(op.Expand(op.Unsqueeze(g, missing), op.shape_of(x)) if missing else g)
+    return gradients
+
+
+def _labels(equation):
+    """Return the labels of every operand and of the result; without "->" these are the ones that occur once."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    if not arrow:
+        once = sorted(c for c in set(left) - set(".,") if left.count(c) == 1)
+        out = ("..." if "..." in left else "") + "".join(once)
+    return left.split(","), out
+
+
+def _distinct(op, term, x):
+    """Return the labels of x, each once, and an identity matrix for each that was there twice: a diagonal."""
+    labels, eyes = list(term.replace("...", "")), []
+    unused = iter(sorted(set(string.ascii_letters) - set(labels), reverse=True))
+    for k, label in enumerate(labels):
+        if label in labels[:k]:
+            labels[k] = next(unused)
+            size = op.size_of(x, [k - len(labels)])
+            square = op.ConstantOfShape(op.vector(size, size), value=np.ones(1, x.dtype))
+            eyes.append((label + labels[k], op.EyeLike(square)))
+    return labels, eyes

@@ -28,7 +28,7 @@ def softmax_cross_entropy_loss(op, dys, ys, scores, labels, weights=None, *, ign
 
 @gradient("NegativeLogLikelihoodLoss")
 def negative_log_likelihood_loss(op, dy, y, x, labels, weights=None, *, ignore_index, reduction):
-    """Dx = minus the share of each label, at the label."""
+    """dx = minus the share of each label, at the label."""
     share, index, kept = _share(op, dy, labels, weights, ignore_index, reduction)
     there = op.Expand(op.Neg(share), op.Shape(index))
     dx = op.shaped(op.ScatterElements(op.zeros_like(x), index, there, axis=1), x)

@@ -57,8 +57,8 @@ def gradient(
         domain: their domain; the default domain is ONNX's own.
         all_outputs: ``dy`` and ``y`` are tuples over all outputs of the node, None where there is no gradient.
         linear_in_each: the operator is linear in each input, so the checker uses step 1 and expects exact results.
-        reads: positions of inputs for whose value, if it is one constant number, the body is written anew (`known_array`).
-            Small int64 constants are read anyway.
+        reads: positions of inputs whose value the rule reads (`known_array`) if it is one constant number; the body is
+            then written for this value. Small int64 constants can be read anyway.
 
     Raises:
         GradientError: the operator has a rule already.

@@ -5,25 +5,25 @@ from renom_onnx.gradients.registry import gradient
 
 @gradient("Reshape", "Flatten", linear_in_each=True)
 def reshape(op, dy, y, x, shape=None):
-    """Dx = dy in the shape of x."""
+    """dx = dy in the shape of x."""
     return op.reshape_like(dy, x)
 
 
 @gradient("Squeeze", linear_in_each=True)
 def squeeze(op, dy, y, x, axes=None):
-    """Dx = dy with its axes of size 1 back."""
+    """dx = dy with its axes of size 1 back."""
     return op.reshape_like(dy, x) if axes is None else op.shaped(op.Unsqueeze(dy, axes), x)
 
 
 @gradient("Unsqueeze", linear_in_each=True)
 def unsqueeze(op, dy, y, x, axes):
-    """Dx = dy without the axes of size 1."""
+    """dx = dy without the axes of size 1."""
     return op.shaped(op.Squeeze(dy, axes), x)
 
 
 @gradient("Transpose", linear_in_each=True)
 def transpose(op, dy, y, x, *, perm):
-    """Dx = dy, transposed back."""
+    """dx = dy, transposed back."""
     return op.Transpose(dy, perm=perm and sorted(range(len(perm)), key=perm.__getitem__))
 
 
@@ -37,20 +37,20 @@ def concat(op, dy, y, *xs, axis):
 
 @gradient("Split", all_outputs=True, linear_in_each=True)
 def split(op, dys, ys, x, split=None, *, axis):
-    """Dx = all dy, joined; zeros for a part that nobody used."""
+    """dx = all dy, joined; zeros for a part that nobody used."""
     parts = [op.zeros_like(y) if dy is None else dy for dy, y in zip(dys, ys, strict=True)]
     return op.shaped(op.Concat(*parts, axis=axis), x)
 
 
 @gradient("Expand", linear_in_each=True)
 def expand(op, dy, y, x, shape):
-    """Dx = dy, summed over what was repeated: a broadcast, which the reverse walk undoes."""
+    """dx = dy, summed over what was repeated: a broadcast, which the reverse walk undoes."""
     return dy
 
 
 @gradient("Tile", linear_in_each=True)
 def tile(op, dy, y, x, repeats):
-    """Dx = the sum of dy over the copies: y has the sizes (repeats_0, x_0, repeats_1, x_1, ...)."""
+    """dx = the sum of dy over the copies: y has the sizes (repeats_0, x_0, repeats_1, x_1, ...)."""
     pairs = op.Concat(op.Unsqueeze(repeats, [1]), op.Unsqueeze(op.shape_of(x), [1]), axis=1)
     copies = op.Reshape(dy, op.Reshape(pairs, [-1]))
     n = op.Squeeze(op.Shape(repeats), [0])
@@ -60,7 +60,7 @@ def tile(op, dy, y, x, repeats):
 
 @gradient("DepthToSpace", linear_in_each=True)
 def depth_to_space(op, dy, y, x, *, blocksize, mode):
-    """Dx = SpaceToDepth(dy), with the channels in the order of the mode."""
+    """dx = SpaceToDepth(dy), with the channels in the order of the mode."""
     b = [blocksize]
     if mode == "DCR":
         return op.shaped(op.SpaceToDepth(dy, blocksize=blocksize), x)
@@ -70,23 +70,23 @@ def depth_to_space(op, dy, y, x, *, blocksize, mode):
 
 @gradient("SpaceToDepth", linear_in_each=True)
 def space_to_depth(op, dy, y, x, *, blocksize, mode):
-    """Dx = DepthToSpace(dy)."""
+    """dx = DepthToSpace(dy)."""
     return op.shaped(op.DepthToSpace(dy, blocksize=blocksize, mode=mode or "DCR"), x)
 
 
 @gradient("Trilu", linear_in_each=True)
 def trilu(op, dy, y, x, k=None, *, upper):
-    """Dx = the same triangle of dy."""
+    """dx = the same triangle of dy."""
     return op.Trilu(dy, k, upper=upper)
 
 
 @gradient("CumSum", linear_in_each=True)
 def cumsum(op, dy, y, x, axis, *, exclusive, reverse):
-    """Dx = the cumulative sum of dy from the other end."""
+    """dx = the cumulative sum of dy from the other end."""
     return op.CumSum(dy, axis, exclusive=exclusive, reverse=1 - reverse)
 
 
 @gradient("ReverseSequence", linear_in_each=True)
 def reverse_sequence(op, dy, y, x, lengths, *, batch_axis, time_axis):
-    """Dx = dy, reversed again."""
+    """dx = dy, reversed again."""
     return op.ReverseSequence(dy, lengths, batch_axis=batch_axis, time_axis=time_axis)

@@ -5,12 +5,12 @@ from renom_onnx.gradients.registry import gradient
 
 @gradient("Softmax")
 def softmax(op, dy, y, x, *, axis):
-    """Dx = y (dy - sum over axis of dy y)."""
+    """dx = y (dy - sum over axis of dy y)."""
     total = op.ReduceSum(op.Mul(dy, y), [axis], keepdims=1)
     return op.Mul(y, op.Sub(dy, total))
 
 
 @gradient("LogSoftmax")
 def log_softmax(op, dy, y, x, *, axis):
-    """Dx = dy - exp(y) (sum over axis of dy)."""
+    """dx = dy - exp(y) (sum over axis of dy)."""
     return op.Sub(dy, op.Mul(op.Exp(y), op.ReduceSum(dy, [axis], keepdims=1)))

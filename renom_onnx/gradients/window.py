@@ -55,11 +55,6 @@ class Windows:
         return int(np.prod(self.kernel))
 
     @property
-    def n_windows(self) -> int:
-        """Number of windows of one sample, -1 where only the run knows: what Reshape calls "the rest"."""
-        return int(np.prod([d if isinstance(d, int) else -1 for d in self.response])) if self.has_sizes else -1
-
-    @property
     def has_sizes(self) -> bool:
         """Whether S and O are numbers."""
         return all(isinstance(d, int) for d in (*self.image, *self.response))
@@ -74,12 +69,19 @@ class Windows:
         """Whether no pixel is in two windows."""
         return all(s >= e for s, e in zip(self.strides, self.extents, strict=True))
 
+    @property
+    def pads(self) -> tuple[int, ...] | None:
+        """Padding for the attribute of a Conv that makes one element per window, None where only Pad can do it."""
+        if not isinstance(self.begins, tuple) or not isinstance(self.ends, tuple):
+            return None
+        if any(end <= -stride for end, stride in zip(self.ends, self.strides, strict=True)):
+            return None
+        return *self.begins, *(max(end, 0) for end in self.ends)
+
     def pad(self, op: Builder, image: Value) -> Value:
         """Return the image with its padding of zeros, at least as far as windows reach."""
-        if isinstance(self.begins, tuple) and isinstance(self.ends, tuple):
-            reach = zip(self.begins, self.ends, self.strides, strict=True)
-            if all(begin == 0 and -stride < end <= 0 for begin, end, stride in reach):
-                return image
+        if self.pads is not None and not any(self.pads):
+            return image
         return op.Pad(image, op.vector(self.begins, self.ends), None, self.axes)  # type: ignore[no-any-return]
 
     def tap(self, op: Builder, padded: Value, offset: Sequence[int]) -> Value:
@@ -97,6 +99,18 @@ class Windows:
     def offsets(self) -> list[tuple[int, ...]]:
         """Return the taps of the kernel, last axis fastest."""
         return list(np.ndindex(self.kernel))
+
+
+def pixel_count(op: Builder, value: Value) -> Value:
+    """Return the number of elements of one channel of one sample as int64[1]: a constant where it is known.
+
+    Reshape is told this number and not "the rest", -1, because there is no rest to divide in an empty batch.
+    """
+    spatial = value.shape[2:] if value.shape is not None else ("?",)
+    sizes = [d for d in spatial if isinstance(d, int)]
+    if len(sizes) == len(spatial):
+        return op.constant([np.prod(sizes)], np.int64)
+    return op.ReduceProd(op.Shape(value, start=2))  # type: ignore[no-any-return]
 
 
 def lay_windows(
@@ -146,9 +160,7 @@ def lay_transposed_windows(
 class _Axes:
     """Kernel, strides, dilations and sizes, from which the padding follows."""
 
-    def __init__(
-        self, op: Builder, image: Value, response: Value, kernel: Any, strides: Any, dilations: Any
-    ) -> None:
+    def __init__(self, op: Builder, image: Value, response: Value, kernel: Any, strides: Any, dilations: Any) -> None:
         rank = len(kernel)
         self._op = op
         self._values = image, response
@@ -164,9 +176,7 @@ class _Axes:
             if needed is not None:
                 ends = tuple(n - begin for n, begin in zip(needed, begins, strict=True))
             is_exact = is_exact or needed is not None or set(self.strides) == {1}
-        return Windows(
-            self.kernel, self.strides, self.dilations, begins, ends, is_exact, self.image, self.response
-        )
+        return Windows(self.kernel, self.strides, self.dilations, begins, ends, is_exact, self.image, self.response)
 
     def split(self, auto_pad: str, overhang: Sequence[int]) -> Windows:
         """Return the windows whose padding is divided between both sides, an odd pixel as the operator says."""

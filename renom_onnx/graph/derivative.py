@@ -199,7 +199,12 @@ def _differentiate(
     if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
         dtype = ys[0].dtype
         ys = [op.Cast(y, to=first.dtype) if y.dtype == dtype else y for y in ys]
-        xs = [op.Cast(x, to=first.dtype) if x is not None and x.dtype == dtype else x for x in xs]
+        operator = schema.operator(node.op_type, node.opset, node.domain)
+        variable = operator.output(0).type_variable  # axes and indices, of another variable, stay integers
+        xs = [
+            op.Cast(x, to=first.dtype) if x is not None and operator.input(i).type_variable == variable else x
+            for i, x in enumerate(xs)
+        ]
     elif first.dtype != ys[0].dtype:
         dys = [None if dy is None else op.Cast(dy, to=ys[0].dtype) for dy in dys]
     return _apply_rule(op, entry, node, dys, ys, xs)

@@ -305,7 +305,7 @@ class State(Mutable):
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether gradients can be of this type: NumPy's kind is not "f" for bfloat16, and is for one of the 8-bit floats."""
+    """Whether gradients can be of this type. NumPy's kind does not tell: "V" for bfloat16, "f" for an 8-bit float."""
     return dtype.name in {"float16", "bfloat16", "float32", "float64"}
 
 

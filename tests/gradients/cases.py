@@ -1,0 +1,181 @@
+"""Models and points for the gradient check: ONNX's node tests in several forms, and some of our own."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, defs, helper, numpy_helper
+from onnx.backend.test.loader import load_model_tests
+
+from renom_onnx.gradients import Gradient, find
+from renom_onnx.graph.schema import DEFAULT_OPSET
+from tests.gradients.check import Session, UncheckableError, is_float
+
+NEWEST_OPSET = defs.onnx_opset_version()
+CROPPED = {"test_averagepool_3d_default", "test_lppool_3d_default", "test_maxpool_3d_default"}
+_CHECKED_TYPES = {TensorProto.FLOAT, TensorProto.DOUBLE}
+_EXCHANGED_TYPES = {  # what NumPy arrays carry into onnxruntime and back: no bfloat16, no floats of 8 bits
+    *_CHECKED_TYPES,
+    TensorProto.FLOAT16,
+    TensorProto.BOOL,
+    *(TensorProto.DataType.Value(f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a point."""
+
+    name: str
+    model: onnx.ModelProto
+    feeds: dict[str, np.ndarray[Any, Any]]
+
+    @property
+    def operators(self) -> list[str]:
+        """The type of every node but constants, each once."""
+        return sorted({node.op_type for node in self.model.graph.node if node.op_type != "Constant"})
+
+    @property
+    def entries(self) -> list[Gradient | None]:
+        return [find(op_type) for op_type in self.operators]
+
+    @property
+    def is_one_operator(self) -> bool:
+        return sum(node.op_type != "Constant" for node in self.model.graph.node) == 1
+
+    @property
+    def is_linear_in_each(self) -> bool:
+        entry = self.entries[0]
+        return self.is_one_operator and entry is not None and entry.linear_in_each
+
+
+@functools.cache
+def node_tests() -> dict[str, Case]:
+    """Return those of ONNX's node tests that have a float input and only tensors, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tests = load_model_tests(kind="node")
+    cases = {}
+    for test in tests:
+        graph = test.model.graph
+        types = [info.type.tensor_type.elem_type for info in [*graph.input, *graph.output]]  # 0 for what is no tensor
+        if not _EXCHANGED_TYPES.issuperset(types) or not _CHECKED_TYPES.intersection(types[: len(graph.input)]):
+            continue
+        if any(node.domain for node in graph.node) or not test.data_sets:
+            continue
+        arrays = [numpy_helper.to_array(a) if isinstance(a, TensorProto) else a for a in test.data_sets[0][0]]
+        feeds = {info.name: np.asarray(a) for info, a in zip(graph.input, arrays, strict=True)}
+        case = Case(test.name, test.model, feeds)
+        cases[test.name] = cropped(case) if test.name in CROPPED else case
+    return cases
+
+
+def cropped(case: Case) -> Case:
+    """Return the case with small images: the reference needs seconds for 32 x 32 x 32 pixels."""
+    feeds = {name: x[(slice(None), slice(None), *[slice(9)] * (x.ndim - 2))] for name, x in case.feeds.items()}
+    case = Case(case.name, _without_result_shapes(_copy(case.model)), feeds)
+    return Case(case.name, with_sizes(case), feeds)
+
+
+def opset_import(model: onnx.ModelProto) -> onnx.OperatorSetIdProto:
+    return next(o for o in model.opset_import if o.domain in {"", "ai.onnx"})
+
+
+def at_both_ends(case: Case) -> Iterator[onnx.ModelProto]:
+    """Yield the model at the oldest and the newest opset, where it still means what it meant."""
+    try:
+        expected = Session(case.model)(case.feeds)
+    except UncheckableError:
+        return
+    for opset in (DEFAULT_OPSET, NEWEST_OPSET):
+        if opset == max(opset_import(case.model).version, DEFAULT_OPSET):
+            continue  # as the model is, or as `vjp` upgrades it
+        model = at_opset(case.model, opset)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+            got = Session(model)(case.feeds)
+        except (UncheckableError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+            continue
+        if all(np.array_equal(got[k], y, equal_nan=is_float(y)) for k, y in expected.items()):
+            yield model
+
+
+def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return the same nodes under another opset."""
+    model = _copy(model)
+    opset_import(model).version = opset
+    model.ir_version = max(model.ir_version, 10)
+    return model
+
+
+def with_symbols(case: Case, n_inputs: int | None = None) -> onnx.ModelProto:
+    """Return the model with a symbol for the first size of (the first n) float inputs; equal sizes share a symbol."""
+    model = _copy(case.model)
+    for info in list(model.graph.input)[:n_inputs]:
+        x = case.feeds[info.name]
+        if x.ndim and is_float(x):
+            info.type.tensor_type.shape.dim[0].dim_param = f"N{x.shape[0]}"
+    return _without_result_shapes(model)
+
+
+def without_shapes(case: Case) -> onnx.ModelProto:
+    """Return the model with float inputs of unknown rank."""
+    model = _copy(case.model)
+    for info in model.graph.input:
+        if is_float(case.feeds[info.name]):
+            info.type.tensor_type.ClearField("shape")
+    return _without_result_shapes(model)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _without_result_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.ClearField("value_info")
+    for info in model.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    return model
+
+
+def known(*values: int | float) -> onnx.TensorProto:
+    """Return what `case_of` writes as a constant: int64 values, or one float32 number."""
+    return numpy_helper.from_array(np.array(values[0], "f") if isinstance(values[0], float) else np.array(values, "q"))
+
+
+def case_of(name: str, body: str, **operands: Any) -> Case:
+    """Return a case of nodes in ONNX's text form that compute y, at the default opset.
+
+    Operands are constants (`known`) or inputs; the first size of a float input is a symbol, and so are those of others.
+    """
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {DEFAULT_OPSET}]> f () => (y) {{ {body} }}')
+    graph, feeds = model.graph, {}
+    constants = {key: x for key, x in operands.items() if isinstance(x, TensorProto)}
+    for key, x in reversed(constants.items()):
+        graph.node.insert(0, helper.make_node("Constant", [], [key], value=x))
+    for key, x in operands.items():
+        if key not in constants:
+            array = np.asarray(x)
+            feeds[key] = array.astype(np.float32) if is_float(array) else array
+            element = helper.np_dtype_to_tensor_dtype(feeds[key].dtype)
+            sizes = [f"N{array.shape[0]}", *array.shape[1:]] if array.ndim and is_float(array) else [None] * array.ndim
+            graph.input.append(helper.make_tensor_value_info(key, element, sizes))
+    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    return Case(name, model, feeds)
+
+
+def with_sizes(case: Case) -> onnx.ModelProto:
+    """Return the model with the sizes of all inputs."""
+    model = _copy(case.model)
+    for info in model.graph.input:
+        for dim, size in zip(info.type.tensor_type.shape.dim, case.feeds[info.name].shape, strict=True):
+            dim.dim_value = size
+    return model
