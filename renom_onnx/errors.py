@@ -14,7 +14,16 @@ do and, where an element is concerned, the user's line that made it.
 
 from __future__ import annotations
 
-__all__ = ["ConversionError", "DTypeError", "DeviceError", "GradientError", "RenomError", "RunError", "ShapeError"]
+__all__ = [
+    "ConversionError",
+    "DTypeError",
+    "DeviceError",
+    "GradientError",
+    "RenomError",
+    "RunError",
+    "ShapeError",
+    "first_line",
+]
 
 
 class RenomError(Exception):
@@ -43,3 +52,13 @@ class DeviceError(RenomError, RuntimeError):
 
 class RunError(RenomError, RuntimeError):
     """Onnxruntime refused a model or stopped while running it."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of another library's error without its full stop, to stand in a message of ours.
+
+    Example:
+        >>> first_line(ValueError("no such file.\\nAt line 3"))
+        'no such file'
+    """
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -115,13 +115,8 @@ def to_training_onnx(
     if opset is not None and opset != backward.opset:
         tree_opset(ancestors([backward.loss]), opset)
         backward = BackwardPass(loss.output, opset=opset)
-    return training_model(
-        updates(backward, optimizer),
-        outputs=outputs,
-        opset=opset,
-        inline=inline,
-        metadata=metadata,
-    )
+    step = updates(backward, optimizer)
+    return training_model(step, outputs=outputs, opset=opset, inline=inline, metadata=metadata)[0]
 
 
 def export_training(
@@ -147,8 +142,8 @@ def training_model(
     opset: int | None = None,
     inline: bool = False,
     metadata: Mapping[str, str] | None = None,
-) -> onnx.ModelProto:
-    """Return the trainable model of update elements."""
+) -> tuple[onnx.ModelProto, dict[Mutable, str]]:
+    """Return the trainable model of update elements, and the names of all that a step changes or is fed by default."""
     loss = step.loss
     predictions = _predictions(loss, outputs)
     forward = ancestors(predictions.values())
@@ -156,7 +151,8 @@ def training_model(
     nodes = ancestors([*predictions.values(), *results])
     opset = tree_opset(nodes, opset)
     named = [(value, name) for name, value in predictions.items()]
-    names = TreeWriter(nodes, opset=opset, inline=inline, outputs=named, exact=outputs is not None)
+    own = (step.optimizer.rate, step.optimizer.step)  # named first: those of single parameters get numbers
+    names = TreeWriter(nodes, opset=opset, inline=inline, outputs=named, exact=outputs is not None, first=own)
     names.names.give(step.training_loss, "loss")
     names.names.give(loss, "evaluation_loss")
     for p, g in step.gradients.items():
@@ -169,7 +165,8 @@ def training_model(
     algorithm = names.graph("training", added, results)
     info = model.training_info.add()
     info.algorithm.CopyFrom(algorithm)
-    for rate in (leaf for leaf in added if type(leaf) is Mutable):
+    rates = [leaf for leaf in added if type(leaf) is Mutable]
+    for rate in rates:
         # a learning rate is an initializer that is also an input: fed to change it, the default when not
         info.algorithm.input.append(value_info(names.names.of(rate.output), rate.output.dtype, ()))
     for leaf, value in step.next_values.items():
@@ -178,7 +175,7 @@ def training_model(
     describe_training(info, [(names.names.of(s.output), s.initial) for s in states])
     for key, text in sorted({"optimizer": step.optimizer.name, **(metadata or {})}.items()):
         model.metadata_props.add(key=key, value=text)
-    return model
+    return model, {leaf: names.names.of(leaf.output) for leaf in [*rates, *step.next_values]}
 
 
 def _predictions(loss: Value, outputs: Mapping[str, GraphElement] | None) -> dict[str, Value]:

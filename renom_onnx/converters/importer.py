@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference, version_converter
+from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
 
-from renom_onnx.errors import ConversionError, RenomError
+from renom_onnx.errors import ConversionError, RenomError, first_line
 from renom_onnx.graph import schema
 from renom_onnx.graph.function import Function
 from renom_onnx.graph.node import Constant, Input, Leaf, Node, Shape, Static, Value, known_array, unknown_dim
@@ -54,8 +54,7 @@ def read_model(model: onnx.ModelProto | str | Any) -> onnx.ModelProto:
     except OSError:
         raise
     except Exception as e:  # protobuf, unicode and external-data errors have no common base
-        detail = str(e).strip().split("\n")[0] or type(e).__name__
-        raise ConversionError(f"load: the model must be a complete ONNX file, got {what}: {detail}.") from e
+        raise ConversionError(f"load: the model must be a complete ONNX file, got {what}: {first_line(e)}.") from e
     if not proto.HasField("graph"):
         raise ConversionError(f"load: the model must be a complete ONNX file, got {what}, which holds no graph.")
     return proto
@@ -70,16 +69,21 @@ def default_opset(model: onnx.ModelProto) -> int:
 
 
 def at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return the model, upgraded with onnx's version converter if its opset is older."""
+    """Return the model, upgraded with onnx's version converter if its opset is older.
+
+    Raises:
+        ConversionError: the version converter cannot upgrade it.
+    """
     if default_opset(model) >= opset:
         return model
     try:
+        if model.functions:  # the version converter would drop them
+            model = inliner.inline_local_functions(model)
         return version_converter.convert_version(model, opset)
     except Exception as e:
-        detail = str(e).strip().split("\n")[0]
         raise ConversionError(
             f"load: a model of opset {default_opset(model)} must be upgraded to {opset}, got from onnx's version converter: "
-            f"{detail}. Convert it by hand, or export it again at opset {opset}."
+            f"{first_line(e)}. Convert it by hand, or export it again at opset {opset}."
         ) from e
 
 
@@ -180,7 +184,7 @@ class _Reader:
                     self._values[name] = value
 
     def _node(self, proto: onnx.NodeProto) -> Node:
-        site: Site = (proto.name or proto.op_type, 0)
+        site: Site = (proto.name or next((name for name in proto.output if name), proto.op_type), 0)
         inputs = [self._value(name, proto) if name else None for name in proto.input]
         inputs += [self._values[name] for name in _captured(proto) if name in self._values]
         domain = "" if proto.domain == "ai.onnx" else proto.domain

@@ -122,6 +122,5 @@ def _checked(model: onnx.ModelProto, what: str) -> list[str]:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError) as e:
-        detail = str(e).strip().split("\n")[0].rstrip(".")
-        return [f"{what} must pass onnx.checker, got: {detail}."]
+        return [f"{what} must pass onnx.checker, got: {first_line(e)}."]
     return []

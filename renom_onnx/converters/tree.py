@@ -16,6 +16,7 @@ from renom_onnx.graph.distributor import Stream
 from renom_onnx.graph.function import DOMAIN, DOMAIN_VERSION
 from renom_onnx.graph.naming import TreeNames, mutable_name
 from renom_onnx.graph.node import FORWARD, Constant, Input, Leaf, Mutable, Node, Static, Value
+from renom_onnx.graph.site import created_at
 
 PRODUCER = "renom_onnx"
 BATCH_NAMES = ("x", "y")
@@ -30,8 +31,10 @@ class TreeWriter:
         nodes: of the whole tree, inputs before readers.
         opset: of the default domain.
         inline: write function calls out.
-        fixed: names that values must have (outputs).
+        outputs: values and their names; default: none.
+        exact: whether the outputs must have these very names; else a taken one gets a number.
         feed_all: arrays and parameters are inputs too, as the cached sessions of eager evaluation want them.
+        first: leaves that are named before others, so that a number falls to the others.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class TreeWriter:
         *,
         opset: int,
         inline: bool = False,
-        fixed: Iterable[tuple[Value, str]] = (),
+        outputs: Iterable[tuple[Value, str]] = (),
+        exact: bool = False,
         feed_all: bool = False,
+        first: Sequence[Mutable] = (),
     ) -> None:
         self.tree_names = TreeNames(nodes)
         self.names = Names()
@@ -49,19 +54,22 @@ class TreeWriter:
         self._inline = inline
         self._feed_all = feed_all
         self.table = FunctionTable(nodes)
-        for node in nodes:
-            if isinstance(node, Stream | Input):
-                self.names.fix(node.output, self.names.fresh(str(node.name)))
-        for value, name in fixed:
-            if value not in self.names:
-                self.names.fix(value, name)
         self._fed_types = {} if feed_all else _fed_types(nodes)
-        batches = [node for node in nodes if isinstance(node, Static) and node.is_batch]
-        for i, node in enumerate(batches):
-            self.names.give(node.output, BATCH_NAMES[i] if i < len(BATCH_NAMES) else f"input{i + 1}")
-        for node in nodes:
+        fed = {self.names.give(leaf.output, name) for leaf, name in data_names(nodes).items()}
+        for node in [*(leaf for leaf in first if leaf in set(nodes)), *nodes]:
             if isinstance(node, Mutable):
-                self.names.give(node.output, mutable_name(self.tree_names, node))
+                name = mutable_name(self.tree_names, node)
+                if self.names.give(node.output, name) != name and name in fed and not feed_all:
+                    raise ConversionError(
+                        f"export: an input must have a name of its own, got {name!r}, which a parameter, a state or the "
+                        f"learning rate has. Rename it."
+                    )
+        for value, name in outputs:
+            if self.names.give(value, name) != name and exact:
+                raise ConversionError(
+                    f"export: an output must have a name of its own, got {name!r}, which an input or parameter has. "
+                    f"{created_at(value.node.site)}"
+                )
 
     def graph(self, name: str, nodes: Sequence[Node], outputs: Sequence[Value]) -> onnx.GraphProto:
         """Return a graph of the nodes; leaves become inputs and initializers."""
@@ -78,8 +86,7 @@ class TreeWriter:
                 continue
             value = node.output
             self.names.give(value, "static1" if isinstance(node, Static) else str(node.name))
-            is_stored = isinstance(node, Mutable) or (isinstance(node, Static) and not node.is_batch)
-            if is_stored and not self._feed_all:
+            if isinstance(node, Static | Mutable) and not is_data(node) and not self._feed_all:
                 initializers.append(numpy_helper.from_array(node.array, self.names.of(value)))
             else:
                 inputs.append(value_info(self.names.of(value), self._fed_types.get(value, value.dtype), value.shape))
@@ -89,7 +96,7 @@ class TreeWriter:
 
     def model(self, graph: onnx.GraphProto, ir_version: int = schema.DEFAULT_IR_VERSION) -> onnx.ModelProto:
         """Return a model of the graph with the functions that the tree calls."""
-        functions = [] if self._inline else self.table.protos()
+        functions = [] if self._inline else self.table.protos(self.opset)
         imports = [helper.make_opsetid("", self.opset)]
         if functions:
             imports.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
@@ -105,6 +112,21 @@ class TreeWriter:
         )
 
 
+def is_data(node: Node) -> bool:
+    """Whether the node is a leaf that data are fed to."""
+    return isinstance(node, Stream | Input) or (isinstance(node, Static) and node.is_batch)
+
+
+def data_names(nodes: Sequence[Node]) -> dict[Leaf, str]:
+    """Return the names of the inputs: a distributor's or placeholder's own, and x, y, input3, … of arrays."""
+    names = Names()
+    leaves = [node for node in nodes if isinstance(node, Leaf) and is_data(node)]
+    found = {leaf: names.fresh(str(leaf.name)) for leaf in leaves if not isinstance(leaf, Static)}
+    for i, leaf in enumerate(leaf for leaf in leaves if isinstance(leaf, Static)):
+        found[leaf] = names.fresh(BATCH_NAMES[i] if i < len(BATCH_NAMES) else f"input{i + 1}")
+    return found
+
+
 def _fed_types(nodes: Sequence[Node]) -> dict[Value, np.dtype[Any]]:
     """Return the type in which data are fed where every reader converts them to one and the same.
 
@@ -113,8 +135,7 @@ def _fed_types(nodes: Sequence[Node]) -> dict[Value, np.dtype[Any]]:
     wanted: dict[Value, set[Any]] = {}
     for node in nodes:
         for value, cast in zip(node.inputs, node.casts, strict=True):
-            is_data = value is not None and (isinstance(value.node, Stream) or getattr(value.node, "is_batch", False))
-            if value is not None and is_data and node.tag == FORWARD:
+            if value is not None and node.tag == FORWARD and is_data(value.node) and not isinstance(value.node, Input):
                 wanted.setdefault(value, set()).add(cast)
     return {
         value: casts.pop() for value, casts in wanted.items() if len(casts) == 1 and all(c is not None for c in casts)

@@ -67,21 +67,9 @@ class FunctionTable:
     """The functions of one model, with an overload where one name needs several bodies."""
 
     def __init__(self, nodes: Iterable[Node], reserved: Iterable[tuple[str, str]] = ()) -> None:
-        self._order: list[Function] = []
-        seen: set[Function] = set()
-        stack = [node.function for node in nodes if node.function is not None][::-1]
-        while stack:
-            function = stack[-1]
-            inner = [n.function for n in function.body() if n.function is not None and n.function not in seen]
-            if function in seen:
-                stack.pop()
-            elif inner:
-                stack.extend(inner[::-1])
-            else:
-                seen.add(function)
-                self._order.append(stack.pop())
+        self._functions = list(dict.fromkeys(node.function for node in nodes if node.function is not None))
         digests: dict[tuple[str, str], set[str]] = {key: {"reserved"} for key in reserved}
-        for function in self._order:
+        for function in self._functions:
             digests.setdefault((function.domain, function.name), set()).add(digest(function))
         self._several = {key for key, found in digests.items() if len(found) > 1}
 
@@ -89,13 +77,17 @@ class FunctionTable:
         """Return the overload under which the function stands in the model."""
         return digest(function) if (function.domain, function.name) in self._several else ""
 
-    def protos(self) -> list[onnx.FunctionProto]:
-        """Return the functions, inner ones first, equal bodies once."""
+    def protos(self, opset: int | None = None) -> list[onnx.FunctionProto]:
+        """Return the functions, equal bodies once, at the opset of the model that holds them, as its nodes are."""
         written: dict[tuple[str, str, str], onnx.FunctionProto] = {}
-        for function in self._order:
-            key = (function.domain, function.name, self.overload(function))
+        for function in self._functions:
+            overload = self.overload(function)
+            key = (function.domain, function.name, overload)
             if key not in written:
-                written[key] = function_proto(function, self.overload)
+                written[key] = proto = function_proto(function, overload)
+                for entry in proto.opset_import:
+                    if opset is not None and entry.domain == "":
+                        entry.version = opset
         return list(written.values())
 
 
@@ -106,19 +98,22 @@ def digest(function: Function) -> str:
     """Return the first 8 hex digits of the SHA-256 of the body."""
     found = _digests.get(function)
     if found is None:
-        proto = function_proto(function, lambda inner: "" if inner is function else digest(inner))
+        proto = function_proto(function)
         found = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()[:8]
         _digests[function] = found
     return found
 
 
-def function_proto(function: Function, overload: Any) -> onnx.FunctionProto:
-    """Return the function as protobuf; ``overload`` maps a function to its overload."""
+def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto:
+    """Return the function as protobuf.
+
+    Its body calls no function: onnxruntime (1.32) finds no overload that a body calls. What it would call is written out.
+    """
     names = Names()
     inputs = [names.give(value, str(value.name)) for value in function.inputs]
     for value, name in zip(function.outputs, function.output_names, strict=True):
         names.give(value, name)
-    writer = Writer(names, overload=overload, in_function=True)
+    writer = Writer(names, inline=True, in_function=True)
     writer.write(function.body())
     domains = {node.domain for node in writer.nodes}
     imports = [helper.make_opsetid("", function.opset)]
@@ -132,7 +127,7 @@ def function_proto(function: Function, overload: Any) -> onnx.FunctionProto:
         imports,
         attributes=list(function.attribute_names),
         doc_string=function.doc or None,
-        overload=overload(function),
+        overload=overload or None,
     )
 
 
@@ -261,7 +256,8 @@ class Writer:
             inner.fix(value, name)
         for value, name in wanted:
             inner.fix(value, name)
-        writer = Writer(inner, inline=True, node_names={n: f"{prefix}/{n.op_type}" for n in body})
+        node_names = {n: f"{prefix}/{n.op_type}" for n in body}
+        writer = Writer(inner, inline=True, in_function=self._in_function, node_names=node_names)
         writer.write(body)
         self.nodes += writer.nodes
         self.initializers += writer.initializers

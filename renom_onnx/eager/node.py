@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Node(np.ndarray[Any, Any]):
-    """The value of a v2.0 operation: an array, and the recorded graph if there is one.
+    """The value of a v2.0 operation: an array, and the recorded graph if there is one; then it cannot be written to.
 
     Attributes:
         element: the recorded graph, or None.
@@ -29,6 +30,8 @@ class Node(np.ndarray[Any, Any]):
         """Return the array as a node."""
         node = np.asarray(array).view(cls)
         node.element = element
+        if element is not None:
+            node.flags.writeable = False  # the record would go on with the old values
         return node
 
     def __array_finalize__(self, array: Any) -> None:
@@ -38,9 +41,7 @@ class Node(np.ndarray[Any, Any]):
         name = ufunc.__name__
         recorded = any(isinstance(x, Node) and x.element is not None for x in inputs)
         if recorded and method == "__call__" and name in _RECORDED and not kwargs:
-            op_type = _RECORDED[name]
-            combine = operators.unary if len(inputs) == 1 else operators.binary
-            return compute(lambda *xs: combine(op_type, name, *xs), inputs, is_batch=False)
+            return compute(_RECORDED[name], inputs, is_batch=False)
         if "out" in kwargs:
             kwargs["out"] = tuple(_plain(x) for x in kwargs["out"])
         return getattr(ufunc, method)(*(_plain(x) for x in inputs), **kwargs)
@@ -69,19 +70,29 @@ class Node(np.ndarray[Any, Any]):
         return Grads(self.element)
 
 
-_RECORDED = {
-    "add": "Add",
-    "subtract": "Sub",
-    "multiply": "Mul",
-    "true_divide": "Div",
-    "divide": "Div",
-    "power": "Pow",
-    "matmul": "MatMul",
-    "negative": "Neg",
-    "exp": "Exp",
-    "log": "Log",
-    "sqrt": "Sqrt",
-    "tanh": "Tanh",
+_BINARY = (
+    ("add", "Add"),
+    ("subtract", "Sub"),
+    ("multiply", "Mul"),
+    ("true_divide", "Div"),
+    ("divide", "Div"),
+    ("power", "Pow"),
+    ("matmul", "MatMul"),
+)
+_UNARY = (
+    ("negative", "Neg"),
+    ("positive", "Identity"),  # NumPy's x ** 1
+    ("reciprocal", "Reciprocal"),  # x ** -1
+    ("absolute", "Abs"),
+    ("exp", "Exp"),
+    ("log", "Log"),
+    ("sqrt", "Sqrt"),  # x ** 0.5
+    ("tanh", "Tanh"),
+)
+_RECORDED: dict[str, Callable[..., GraphElement]] = {
+    **{name: functools.partial(operators.binary, op_type, name) for name, op_type in _BINARY},
+    **{name: functools.partial(operators.unary, op_type, name) for name, op_type in _UNARY},
+    "square": operators.square,  # x ** 2
 }
 
 

@@ -36,7 +36,7 @@ def conv(op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, 
 def conv_transpose(
     op, dy, y, x, w, b=None, *, strides, pads, dilations, group, auto_pad, kernel_shape, output_padding, output_shape
 ):
-    """The mirror of `conv`: y is what that calls dx, and x what it calls dy. dx is Conv of dy; dw correlates dy with x."""
+    """The mirror of `conv`: its y is what `conv` calls dx. So dx is Conv of dy, and dw correlates dy with x."""
     kernel = _sizes("ConvTranspose", w)[2:]
     windows = lay_transposed_windows(
         op,

@@ -3,6 +3,7 @@
 Short names are the field's; the seed's and the releases' spellings are aliases of them, at the end of this file.
 """
 
+from renom_onnx.graph import schedule
 from renom_onnx.graph.activation import (
     celu,
     elu,
@@ -359,6 +360,7 @@ __all__ = [
     "relu6",
     "reshape",
     "rmsprop_update",
+    "schedule",
     "selu",
     "sgd_update",
     "sigmoid",

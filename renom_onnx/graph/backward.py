@@ -174,7 +174,7 @@ class BackwardPass:
     def __init__(self, root: Value, *, opset: int, scale: Value | None = None) -> None:
         self.root = root
         self.opset = opset
-        self.loss = root if root.node.loss is not None else total(root, opset)
+        self.loss = root if root.node.loss is not None and _is_one_number(root) else total(root, opset)
         self.forward = training_forward(self.loss, opset)
         loss = self.forward.loss
         node = loss.node
@@ -203,6 +203,10 @@ class BackwardPass:
         return gradient
 
 
+def _is_one_number(value: Value) -> bool:
+    return value.shape is not None and all(d == 1 for d in value.shape)
+
+
 def _is_total(node: Node) -> bool:
     """Whether the node is the sum of everything, whose gradient is ones of its operand's shape."""
     return node.op_type == "ReduceSum" and node.domain == "" and len(node.inputs) == 1 and node.casts[0] is None
@@ -211,5 +215,5 @@ def _is_total(node: Node) -> bool:
 def total(x: Value, opset: int) -> Value:
     """Add the Sum of all elements, as a one-element loss."""
     node = make_node("ReduceSum", [x], {"keepdims": 0}, opset=opset, tag=FORWARD, site=x.node.site)
-    node.loss = (x,)
+    node.loss = x.node.loss or (x,)  # the loss of every element compares what its sum does
     return node.output

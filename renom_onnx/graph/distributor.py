@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.errors import ConversionError, ShapeError
 from renom_onnx.graph import seed
-from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.element import GraphElement, as_numbers
 from renom_onnx.graph.node import BATCH, Leaf
 from renom_onnx.graph.site import created_at, user_site
 
@@ -48,6 +48,8 @@ class DistributorElement:
 
     Raises:
         ShapeError: x and y have different numbers of rows, or batch_size is not positive.
+        DTypeError: an array holds something else than numbers.
+        ConversionError: the names are not two different ones.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -68,11 +70,13 @@ class DistributorElement:
         *,
         names: Sequence[str] = ("x", "y"),
     ) -> None:
-        self.arrays = (np.asarray(x), np.asarray(y))
         site = created_at(user_site())
+        if len(set(names)) != 2:
+            raise ConversionError(f"DistributorElement: names must be two different ones, got {list(names)}. {site}")
+        self.arrays = tuple(
+            as_numbers(array, f"DistributorElement: {name}") for array, name in zip((x, y), names, strict=True)
+        )
         for array, name in zip(self.arrays, names, strict=True):
-            if array.dtype.kind not in "biufV":
-                raise DTypeError(f"DistributorElement: {name} must hold numbers, got {array.dtype}. {site}")
             if array.ndim == 0:
                 raise ShapeError(f"DistributorElement: {name} must have rows, got a single number. {site}")
         if len(self.arrays[0]) != len(self.arrays[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from renom_onnx.errors import ShapeError
 from renom_onnx.graph import parameter as _parameter, seed
 from renom_onnx.graph.element import GraphElement, static
-from renom_onnx.graph.parameter import Parameter
+from renom_onnx.graph.parameter import Parameter, Statistic
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility import initializer as _initializer
 
@@ -30,8 +31,11 @@ class Layer:
     Subclasses write `forward`, and take parameters with `parameter`. Arrays are accepted as inputs: their rows are the
     batch. The same layer called twice shares its parameters.
 
+    Args:
+        activation: a layer, or the name of one that `Activation` knows, which is applied to the output.
+
     Attributes:
-        params: the parameters by name, made at the first call.
+        params: the parameters by name, made at the first call; ``layer["w"]`` is ``layer.params["w"]``.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -42,8 +46,10 @@ class Layer:
         [[2. 2.]]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, activation: Layer | str | None = None) -> None:
         self.params: dict[str, GraphElement] = {}
+        self._activation = _activation(activation)
+        self._rules: list[tuple[bool, str]] = []
 
     def __call__(self, *inputs: Any) -> GraphElement:
         """Connect the inputs, elements or arrays, and return the output."""
@@ -52,6 +58,8 @@ class Layer:
         _active.layers = (*outer, self)
         try:
             output = self.forward(*elements)
+            if self._activation is not None:
+                output = self._activation(output)
         finally:
             _active.layers = outer
         self._last_output = output
@@ -69,7 +77,12 @@ class Layer:
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     def parameter(
-        self, name: str, shape: Sequence[int | str], initializer: _initializer.Initializer | None = None
+        self,
+        name: str,
+        shape: Sequence[int | str],
+        initializer: _initializer.Initializer | None = None,
+        *,
+        trainable: bool = True,
     ) -> GraphElement:
         """Return the parameter of that name, drawn when it is asked for first.
 
@@ -77,6 +90,7 @@ class Layer:
             name: its key in `params`.
             shape: its sizes, all known.
             initializer: default GlorotNormal.
+            trainable: False for a running statistic, which no optimizer changes.
 
         Raises:
             ShapeError: a size is not known, or the parameter exists in another shape.
@@ -91,7 +105,10 @@ class Layer:
         if name not in self.params:
             draw = initializer if initializer is not None else _initializer.GlorotNormal()
             array = draw(sizes, seed.parameter_generator(), _parameter.precision)
-            self.params[name] = GraphElement(Parameter(array, self, name).output)
+            kind = Parameter if trainable else Statistic
+            self.params[name] = GraphElement(kind(array, self, name).output)
+            for holder in (*current_layers(), *(() if self in current_layers() else (self,))):
+                holder._apply_rules()
         found = self.params[name]
         if found.shape != sizes:
             raise ShapeError(
@@ -118,11 +135,65 @@ class Layer:
             for element in current.params.values():
                 assert isinstance(element.output.node, Parameter)
                 yield element.output.node
-            stack.extend(reversed([child for _, child in current.layers()]))
+            held = [child for _, child in current.layers()]
+            stack.extend(reversed(held if current._activation is None else [*held, current._activation]))
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Yield names, as an export of this layer has them but for its own name, and parameters."""
+        for key, element in self.params.items():
+            assert isinstance(element.output.node, Parameter)
+            yield f"{prefix}{key}", element.output.node
+        counts: dict[str, int] = {}
+        activation = [("", self._activation)] if self._activation is not None else []
+        for name, child in [*self.layers(), *activation]:
+            if isinstance(self, Sequential) or not name:
+                counts[child.kind] = counts.get(child.kind, 0) + 1
+                name = f"{child.kind}{counts[child.kind]}"
+            yield from child.named_parameters(f"{prefix}{name}.")
+
+    def set_updatable(self, is_updatable: bool, pattern: str = "*") -> None:
+        """Freeze parameters, or train them again; those that later calls make too.
+
+        Training graphs hold no gradient and no update of a frozen parameter. Running statistics are not parameters that
+        training updates and are left alone.
+
+        Args:
+            is_updatable: False freezes.
+            pattern: which parameters, by `named_parameters`' names, with the wildcards of `fnmatch`: ``"encoder.*"``.
+
+        Example:
+            >>> import numpy as np, renom_onnx as rm
+            >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Relu(), rm.graph.Dense(2)])
+            >>> model.set_updatable(False, "dense1.*")
+            >>> _ = model(np.ones((3, 5), np.float32))
+            >>> [name for name, parameter in model.named_parameters() if parameter.trainable]
+            ['dense2.w', 'dense2.b']
+        """
+        self._rules.append((bool(is_updatable), pattern))
+        self._apply_rules()
+
+    def _apply_rules(self) -> None:
+        if self._rules:
+            for name, parameter in self.named_parameters():
+                for is_updatable, pattern in self._rules:
+                    if not isinstance(parameter, Statistic) and fnmatch.fnmatchcase(name, pattern):
+                        parameter.trainable = is_updatable
+
+    def __getitem__(self, name: Any) -> Any:
+        """Return a parameter by its name."""
+        return self.params[name]
 
     def last_output(self) -> GraphElement | None:
         """Return what the last call returned."""
         return getattr(self, "_last_output", None)
+
+
+def _activation(activation: Layer | str | None) -> Layer | None:
+    if isinstance(activation, str):
+        from renom_onnx.graph.layers.activation import Activation
+
+        return Activation(activation)
+    return activation
 
 
 def _named_layers(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
@@ -183,7 +254,10 @@ class Sequential(Layer):
     def __len__(self) -> int:
         return len(self._children)
 
-    def __getitem__(self, index: int) -> Layer:
+    def __getitem__(self, index: Any) -> Any:
+        """Return the layer at a position, or a parameter by its name."""
+        if isinstance(index, str):
+            return self.params[index]
         return self._children[index]
 
     def __iter__(self) -> Iterator[Layer]:

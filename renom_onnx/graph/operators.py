@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ from renom_onnx.graph.node import Constant, Node, Value
 from renom_onnx.graph.site import created_at, user_site
 
 __all__ = [
-    "binary", "concatenate", "exp", "log", "mean", "relu", "reshape", "sigmoid", "softmax", "sqrt", "square",
-    "stop_gradient", "sum", "tanh", "transpose", "unary",
+    "binary", "clip", "concatenate", "exp", "log", "max", "mean", "min", "relu", "reshape", "sigmoid", "softmax",
+    "sqrt", "square", "stop_gradient", "sum", "tanh", "transpose", "unary",
 ]  # fmt: skip
 
 Operand = Any
@@ -43,18 +44,23 @@ def apply_node(
 ) -> Node:
     """Return the node of an ONNX operator over elements, in the layer that is being called."""
     values = [x.output if isinstance(x, GraphElement) else x for x in inputs]
-    newest = max((v.node.opset for v in values if v is not None), default=0)
+    newest = _newest(values)
     node = make_node(
         op_type,
         values,
         attributes,
-        opset=opset or max(newest, schema.DEFAULT_OPSET),
+        opset=opset or newest,
         casts=casts,
         n_outputs=n_outputs,
         layers=layer.current_layers(),
     )
     _keep_loss(node)
     return node
+
+
+def _newest(values: Sequence[Value | None]) -> int:
+    """Return the newest opset among the operands, the default at least."""
+    return builtins.max([schema.DEFAULT_OPSET, *(v.node.opset for v in values if v is not None)])
 
 
 def _keep_loss(node: Node) -> None:
@@ -148,6 +154,25 @@ def sum(x: Operand, axis: int | Sequence[int] | None = None, keepdims: bool = Fa
 def mean(x: Operand, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> GraphElement:
     """Mean over axes; integers are averaged in float64. Source: https://onnx.ai/onnx/operators/onnx__ReduceMean.html."""
     return reduce_("ReduceMean", x, axis, keepdims)
+
+
+def max(x: Operand, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> GraphElement:
+    """Return the largest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMax.html."""
+    return reduce_("ReduceMax", x, axis, keepdims)
+
+
+def min(x: Operand, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> GraphElement:
+    """Return the smallest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMin.html."""
+    return reduce_("ReduceMin", x, axis, keepdims)
+
+
+def clip(x: Operand, floor: float, ceil: float) -> GraphElement:
+    """Return each element, at least ``floor`` and at most ``ceil``; the gradient is 1 from bound to bound.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Clip.html.
+    """
+    x = as_element(x)
+    return apply("Clip", x, *(Constant(np.array(bound, x.dtype)).output for bound in (floor, ceil)))
 
 
 def exp(x: Operand) -> GraphElement:

@@ -137,6 +137,15 @@ def element_type(dtype: np.dtype[Any]) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
+def has_element_type(dtype: np.dtype[Any]) -> bool:
+    """Whether ONNX has tensors of this element type."""
+    try:
+        element_type(dtype)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
 def dtype_of(element: int) -> np.dtype[Any]:
     """Return the NumPy type of ONNX's number of an element type."""
     return np.dtype(helper.tensor_dtype_to_np_dtype(element))

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.errors import ConversionError
+from renom_onnx.graph.site import created_at, user_site
+
 _state = {"seed": 0}
 _ordinal = itertools.count()
 
@@ -18,13 +21,18 @@ def set_seed(seed: int) -> None:
     (seed, epoch). The seed is 0 until this is called.
 
     Args:
-        seed: 0 or a positive integer.
+        seed: 0 to 2^64 - 1.
+
+    Raises:
+        ConversionError: the seed is none of these.
 
     Example:
         >>> import renom_onnx as rm
         >>> rm.set_seed(0)
     """
     global _ordinal  # noqa: PLW0603  (one counter for the process, restarted here alone)
+    if not 0 <= seed < 2**64:
+        raise ConversionError(f"set_seed: the seed must be 0 to 2^64 - 1, got {seed}. {created_at(user_site())}")
     _state["seed"] = int(seed)
     _ordinal = itertools.count()
 
@@ -36,7 +44,7 @@ def seed() -> int:
 
 def parameter_generator() -> np.random.Generator:
     """Return the generator of the next parameter."""
-    return np.random.Generator(np.random.Philox(key=[_state["seed"], next(_ordinal)]))
+    return _generator(_state["seed"], next(_ordinal))
 
 
 def layer_key() -> int:
@@ -46,4 +54,9 @@ def layer_key() -> int:
 
 def permutation(rows: int, epoch: int, base: int) -> np.ndarray[Any, Any]:
     """Return the order of the rows in an epoch, a function of (base seed, epoch) alone."""
-    return np.random.Generator(np.random.Philox(key=[base, 2**63 + epoch])).permutation(rows)
+    return _generator(base, 2**63 + epoch).permutation(rows)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    # A list of small and large integers would become float64, in which neighbouring keys are one and the same.
+    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))

@@ -8,6 +8,7 @@ from pathlib import Path
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 Site = tuple[str, int]
+"""File and line; of a node that was read from a model, its name and 0."""
 
 
 def user_site() -> Site:
@@ -20,4 +21,6 @@ def user_site() -> Site:
 
 def created_at(site: Site) -> str:
     """Return the closing sentence of an error about an element: ``Created at model.py:29.``."""
+    if site[1] == 0:
+        return f"It is node {site[0]!r} of the model."
     return f"Created at {Path(site[0]).name}:{site[1]}."

@@ -63,8 +63,12 @@ def updates(backward: BackwardPass, optimizer: Optimizer) -> Updates:
 
 
 def trainable_parameters(loss: Value) -> list[Parameter]:
-    """Return the parameters that the loss depends on and that are not frozen, in tree order."""
-    return [node for node in ancestors([loss]) if isinstance(node, Parameter) and node.trainable]
+    """Return the parameters that the loss depends on and that are not frozen, in tree order.
+
+    What lies only behind a cut (`stop_gradient`, a disconnected element) is not trained.
+    """
+    cuts = [node for node in ancestors([loss]) if node.stops_gradient]
+    return [node for node in ancestors([loss], cuts) if isinstance(node, Parameter) and node.trainable]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from renom_onnx.errors import DeviceError, RunError
+from renom_onnx.errors import DeviceError, RunError, first_line
 from renom_onnx.runtime.ort import onnxruntime
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -164,7 +164,7 @@ def open_session(
     try:
         session = module.InferenceSession(model, options, providers=[provider])
     except Exception as e:
-        raise RunError(f"onnxruntime refused the model: {_first_line(e)}.") from e
+        raise RunError(f"onnxruntime refused the model: {first_line(e)}.") from e
     got = session.get_providers()[0]
     if got != device.provider:
         raise DeviceError(
@@ -173,7 +173,3 @@ def open_session(
         )
     session.disable_fallback()
     return session
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,14 +94,17 @@ def _compile(values: Sequence[Value], nodes: Sequence[Node]) -> _Compiled:
     # Written out: onnxruntime's own inlining of thousands of calls is quadratic, 5.5 s instead of 0.7 s for 10,000.
     writer = TreeWriter(nodes, opset=tree_opset(nodes, None), feed_all=True, inline=True)
     graph = writer.graph("evaluation", nodes, unique)
-    session = open_session(as_bytes(writer.model(graph)), Device("cpu"), shared_threads=False, spinning=False)
+    names = {name: i for i, node in enumerate(nodes) if (name := writer.tree_names.nodes.get(node)) is not None}
+    try:
+        session = open_session(as_bytes(writer.model(graph)), Device("cpu"), shared_threads=False, spinning=False)
+    except RunError as e:
+        raise RunError(_explain(str(e), names, nodes)) from e
     fed = {i.name for i in graph.input}
     feeds = [
         (i, writer.names.of(node.output))
         for i, node in enumerate(nodes)
         if isinstance(node, Leaf) and not isinstance(node, Constant) and writer.names.of(node.output) in fed
     ]
-    names = {name: i for i, node in enumerate(nodes) if (name := writer.tree_names.nodes.get(node)) is not None}
     return _Compiled(session, feeds, [writer.names.of(v) for v in unique], names)
 
 
@@ -131,7 +134,7 @@ def _evaluate(
         try:
             outputs = compiled.session.run(compiled.fetches, feeds)
         except Exception as e:
-            raise RunError(_explain(str(e), compiled, nodes)) from e
+            raise RunError(_explain(str(e), compiled.node_names, nodes)) from e
         results = dict(zip(computed, outputs, strict=True))
     for distributor, indices in distributors.items():
         distributor.advance(indices)
@@ -158,19 +161,19 @@ def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[Distrib
     return arrays, distributors
 
 
-def _explain(message: str, compiled: _Compiled, nodes: Sequence[Node]) -> str:
+def _explain(message: str, node_names: Mapping[str, int], nodes: Sequence[Node]) -> str:
     """Answer onnxruntime's error with the user's line of the node that it names."""
     text = message.strip().split("\n")[0].rstrip(".")
-    found = re.search(r"Name:'([^']*)'", text)
+    found = re.search(r"(?:Name:|with name )'([^']*)'", text)
     if found is not None:
         name = found[1]
-        while name and name not in compiled.node_names:  # inlined nodes are called after their function's call
+        while name and name not in node_names:  # inlined nodes are called after their function's call
             name = name.rpartition("/")[0] if "/" in name else name[:-1]
-        if name in compiled.node_names:
-            node = nodes[compiled.node_names[name]]
+        if name in node_names:
+            node = nodes[node_names[name]]
             detail = text.split("Status Message: ")[-1]
             return f"{node.op_type}: onnxruntime stopped, got: {detail}. {created_at(node.site)}"
-    return f"evaluate: onnxruntime stopped, got: {text}."
+    return f"evaluate: onnxruntime stopped, got: {text}. {created_at(nodes[-1].site)}"
 
 
 def take_step(step: Updates) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from renom_onnx.converters.export import to_onnx, training_model
-from renom_onnx.converters.tree import BATCH_NAMES, as_bytes
+from renom_onnx.converters.tree import as_bytes, data_names
 from renom_onnx.errors import ConversionError, DeviceError
 from renom_onnx.graph.distributor import DistributorElement, Stream
-from renom_onnx.graph.naming import TreeNames, mutable_name
 from renom_onnx.graph.node import Mutable, Node, Static, Value, ancestors
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.site import created_at
@@ -36,10 +35,9 @@ class _Source:
     def __init__(self, nodes: Sequence[Node], root: Value) -> None:
         streams = [node for node in nodes if isinstance(node, Stream)]
         self.distributors = list(dict.fromkeys(stream.distributor for stream in streams))
-        self.streams = list({(s.distributor, s.index): s for s in streams}.values())
-        arrays = [node for node in nodes if isinstance(node, Static) and node.is_batch]
-        names = [*BATCH_NAMES, *(f"input{i}" for i in range(3, len(arrays) + 1))]
-        self.arrays: Feeds = {name: leaf.array for name, leaf in zip(names, arrays, strict=False)}
+        names = data_names(nodes)
+        self.arrays: Feeds = {name: leaf.array for leaf, name in names.items() if isinstance(leaf, Static)}
+        self._columns = {names[stream]: stream.index for stream in streams}
         if len(self.distributors) > 1:
             raise ConversionError(
                 f"executor: the data must come from one distributor, got {len(self.distributors)}. "
@@ -56,9 +54,10 @@ class _Source:
         if not self.distributors:
             yield dict(self.arrays)
             return
-        indices = [stream.index for stream in self.streams]
+        indices = sorted(set(self._columns.values()))
         for batch in (data or self.distributors[0]).batches(indices):
-            yield {**self.arrays, **{str(s.name): a for s, a in zip(self.streams, batch, strict=True)}}
+            rows = dict(zip(indices, batch, strict=True))
+            yield {**self.arrays, **{name: rows[index] for name, index in self._columns.items()}}
 
 
 def _converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:
@@ -107,10 +106,9 @@ class TrainingExecutor:
         root = self._updates.loss
         self._root = root
         self._source = _Source(ancestors([*(root.node.loss or ()), root]), root)  # in the order of the file's inputs
-        self.session = TrainingSession(as_bytes(training_model(self._updates)), devices[0] if devices else None)
+        model, self._names = training_model(self._updates)
+        self.session = TrainingSession(as_bytes(model), devices[0] if devices else None)
         self._types = {spec.name: spec.dtype for spec in self.session.feeds}
-        names = TreeNames(ancestors([*(root.node.loss or ()), root, *self._updates.next_values.values()]))
-        self._leaves = {mutable_name(names, leaf): leaf for leaf in self._updates.next_values}
         self._sources: dict[Mutable, Any] = {}
         self.history = History()
         self._n_steps = 0
@@ -175,14 +173,14 @@ class TrainingExecutor:
 
     def _push(self) -> None:
         """Give the session what the program changed since the last epoch."""
-        for name, leaf in self._leaves.items():
+        for leaf, name in self._names.items():
             if leaf.source is None or leaf.source is not self._sources.get(leaf):
                 self.session.write(name, leaf.array)
-        self.session.learning_rate = self._optimizer.learning_rate
 
     def _pull(self) -> None:
         """Let the program's parameters and state be read from the session when somebody looks."""
-        for name, leaf in self._leaves.items():
+        for leaf in self._updates.next_values:
+            name = self._names[leaf]
             self._sources[leaf] = leaf.source = functools.partial(self.session.read, name)
 
 

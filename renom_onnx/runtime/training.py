@@ -270,12 +270,13 @@ class TrainingSession:
         return self._state[self._current][name].read()
 
     def write(self, name: str, array: Array) -> None:
-        """Replace a weight or state.
+        """Replace a weight, a state or a learning rate.
 
         Raises:
             ShapeError, DTypeError: the array does not fit.
         """
-        self._state[self._current][name].write(array)
+        held = self._optional.get(name) or self._state[self._current][name]
+        held.write(array)
 
     # Files
 

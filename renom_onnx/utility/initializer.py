@@ -15,7 +15,10 @@ import numpy as np
 
 from renom_onnx.errors import ShapeError
 
-__all__ = ["Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Initializer"]
+__all__ = [
+    "Constant", "Gaussian", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Initializer", "Orthogonal",
+    "Uniform",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -100,6 +103,65 @@ class HeUniform(_Scaled):
         """Return uniform values."""
         limit = self.gain * math.sqrt(6.0 / fans(shape, type(self).__name__)[0])
         return rng.uniform(-limit, limit, shape)
+
+
+class Gaussian(_Scaled):
+    """gain * N(mean, std).
+
+    Args:
+        mean, std: default 0 and 0.1.
+        gain: multiplies the result.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 0.1, gain: float = 1.0) -> None:
+        super().__init__(gain)
+        self.mean = mean
+        self.std = std
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Return normal values."""
+        return self.gain * rng.normal(self.mean, self.std, shape)
+
+
+class Uniform(_Scaled):
+    """gain * U(min, max).
+
+    Args:
+        min, max: default -1 and 1.
+        gain: multiplies the result.
+    """
+
+    def __init__(self, min: float = -1.0, max: float = 1.0, gain: float = 1.0) -> None:
+        super().__init__(gain)
+        self.min = min
+        self.max = max
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Return uniform values."""
+        return self.gain * rng.uniform(self.min, self.max, shape)
+
+
+class Orthogonal(_Scaled):
+    """gain * q, q a random matrix whose rows or columns, whichever are fewer, are orthonormal.
+
+    A shape (M, *K) of more than two axes is drawn as the matrix (M, prod(K)).
+
+    Source: Saxe et al. 2014, arXiv:1312.6120.
+
+    Example:
+        >>> import numpy as np
+        >>> q = Orthogonal()((2, 3), np.random.default_rng(0), np.float64)
+        >>> bool(np.allclose(q @ q.T, np.eye(2)))
+        True
+    """
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Return an orthogonal matrix, uniformly distributed."""
+        fans(shape, type(self).__name__)
+        rows, columns = shape[0], math.prod(shape[1:])
+        q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+        q = q * np.sign(np.diag(r))
+        return self.gain * (q if rows >= columns else q.T).reshape(shape)
 
 
 def fans(shape: tuple[int, ...], name: str) -> tuple[int, int]:

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from renom_onnx.errors import ShapeError
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.layers.size import Sizes, axes_of, in_groups, per_axis
 from renom_onnx.graph.operators import apply
-from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility.initializer import Constant, Initializer
-
-Sizes = int | Sequence[int]
-
-
-def per_axis(value: Sizes, n_axes: int, layer: str, name: str) -> list[int]:
-    """Return one size per spatial axis.
-
-    Raises:
-        ShapeError: a sequence has another length.
-    """
-    sizes = [value] * n_axes if isinstance(value, int) else list(value)
-    if len(sizes) != n_axes:
-        raise ShapeError(
-            f"{layer}: {name} must be one number or {n_axes}, one per spatial axis, got {sizes}. "
-            f"{created_at(user_site())}"
-        )
-    return sizes
 
 
 class Conv(Layer):
@@ -40,6 +20,7 @@ class Conv(Layer):
         groups: divides C and M; groups = C is depthwise.
         initializer: of w; default GlorotNormal. b starts at 0.
         bias: whether there is a b.
+        activation: a layer or a name, applied to the output.
 
     Parameters: w (M, C / groups, *kernel), b (M,).
 
@@ -68,8 +49,9 @@ class Conv(Layer):
         initializer: Initializer | None = None,
         *,
         bias: bool = True,
+        activation: Layer | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(activation=activation)
         self.channels = channels
         self.kernel = kernel
         self.padding = padding
@@ -81,17 +63,8 @@ class Conv(Layer):
 
     def forward(self, x: GraphElement) -> GraphElement:
         """Return the cross-correlation."""
-        if x.shape is None or len(x.shape) < 3:
-            raise ShapeError(
-                f"Conv: x must have three axes or more, (N, C, *S), got x is {x.output}. Reshape it first. "
-                f"{created_at(user_site())}"
-            )
-        n_axes, c = len(x.shape) - 2, x.shape[1]
-        if not isinstance(c, int) or c % self.groups or self.channels % self.groups:
-            raise ShapeError(
-                f"Conv: groups must divide the channels of x and y, got groups {self.groups}, {c} channels of x and "
-                f"{self.channels} of y. {created_at(user_site())}"
-            )
+        n_axes = len(axes_of(x, "Conv", 3, "(N, C, *S)")) - 2
+        c = in_groups(self.groups, x, self.channels, "Conv")
         kernel = per_axis(self.kernel, n_axes, "Conv", "kernel")
         w = self.parameter("w", (self.channels, c // self.groups, *kernel), self.initializer)
         b = self.parameter("b", (self.channels,), Constant(0)) if self.bias else None

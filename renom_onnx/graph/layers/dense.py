@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from renom_onnx.errors import ShapeError
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.layers.size import axes_of
 from renom_onnx.graph.operators import apply
-from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility.initializer import Constant, Initializer
 
 
@@ -17,6 +16,7 @@ class Dense(Layer):
         units: size of the output.
         initializer: of w; default GlorotNormal. b starts at 0.
         bias: whether there is a b.
+        activation: a layer or a name, applied to the output.
 
     Parameters: w (F, units), b (1, units).
 
@@ -35,23 +35,26 @@ class Dense(Layer):
          [5. 5. 5.]]
     """
 
-    def __init__(self, units: int, initializer: Initializer | None = None, *, bias: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        units: int,
+        initializer: Initializer | None = None,
+        *,
+        bias: bool = True,
+        activation: Layer | str | None = None,
+    ) -> None:
+        super().__init__(activation=activation)
         self.units = units
         self.initializer = initializer
         self.bias = bias
 
     def forward(self, x: GraphElement) -> GraphElement:
         """Return x w + b."""
-        if x.shape is None or len(x.shape) < 2:
-            raise ShapeError(
-                f"Dense: x must have two axes or more, (N, F), got x is {x.output}. Reshape it first. "
-                f"{created_at(user_site())}"
-            )
-        w = self.parameter("w", (x.shape[-1], self.units), self.initializer)
+        shape = axes_of(x, "Dense", 2, "(N, F)")
+        w = self.parameter("w", (shape[-1], self.units), self.initializer)
         b = self.parameter("b", (1, self.units), Constant(0)) if self.bias else None
         cast = cast_to_precision(x)
-        if len(x.shape) == 2:
+        if len(shape) == 2:
             return apply("Gemm", x, w, b, casts=[cast, None, None])
         y = apply("MatMul", x, w, casts=[cast, None])
         return y if b is None else apply("Add", y, b)

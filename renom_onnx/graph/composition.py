@@ -1,0 +1,144 @@
+"""Operators that the opset lacks, or that are written out for training: bodies of standard operators under one name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.graph import layer, schema
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.derivative import is_differentiable
+from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.function import DOMAIN, Function, call
+from renom_onnx.graph.node import Input, Node, Shape, Value
+from renom_onnx.graph.operators import apply, apply_node
+from renom_onnx.graph.site import user_site
+from renom_onnx.graph.training_form import TrainingForm, TrainingForward
+
+Body = Callable[..., Any]
+"""Called as ``body(op, x, …, **attributes)``; returns the value, or a tuple of values, that the operator computes."""
+Type = tuple[np.dtype[Any], Shape | None]
+
+
+def composed(
+    name: str,
+    body: Body,
+    *inputs: GraphElement,
+    casts: Sequence[np.dtype[Any] | None] | None = None,
+    since: int = 0,
+    **attributes: Any,
+) -> GraphElement:
+    """Return the operator of that name where the opset has it, else a call of a function with the given body.
+
+    Args:
+        name: ONNX's name for the operator.
+        body: its definition, in operators of opset 18; the first line of its docstring goes into the file.
+        inputs: its operands.
+        casts: the conversion of each operand, or None.
+        since: the opset from which on the operator means this.
+        attributes: keyword arguments of the body, and of the node.
+    """
+    values = [x.output for x in inputs]
+    opset = max([schema.DEFAULT_OPSET, *(v.node.opset for v in values)])
+    if opset >= since and schema.has_operator(name, opset):
+        return apply(name, *inputs, casts=casts, **attributes)
+    casts = tuple(casts) if casts is not None else (None,) * len(values)
+    types = [(v.dtype if c is None else c, v.shape) for v, c in zip(values, casts, strict=True)]
+    function = function_of(name, body, types, attributes, opset)
+    node = call(
+        function,
+        values,
+        attributes,
+        output_types(function),
+        casts=casts,
+        layers=layer.current_layers(),
+        site=user_site(),
+    )
+    return GraphElement(node.output)
+
+
+def differentiable(
+    op_type: str,
+    body: Body,
+    *inputs: GraphElement,
+    casts: Sequence[np.dtype[Any] | None] | None = None,
+    **attributes: Any,
+) -> GraphElement:
+    """Return a standard operator; where it has no gradient rule, training writes it out as the body does."""
+    node = apply_node(op_type, *inputs, casts=casts, **attributes)
+    if not is_differentiable(node):
+        node.training_form = _training_form(f"{op_type}Train", body, node, **attributes)
+    return GraphElement(node.output)
+
+
+def written_out(
+    name: str, body: Body, node: Node, **attributes: Any
+) -> Callable[[Builder, Sequence[Value | None]], Node]:
+    """Return what calls, in place of a node in training, the function of that name and body.
+
+    Args:
+        name: the operator name of the calls.
+        body: what the node computes, in operators that have gradient rules.
+        node: the element in inference.
+        attributes: keyword arguments of the body, and of the call.
+    """
+
+    def build(op: Builder, inputs: Sequence[Value | None]) -> Node:
+        values, casts = list(inputs), node.casts[: len(inputs)]
+        types = [None if v is None else (c or v.dtype, v.shape) for v, c in zip(values, casts, strict=True)]
+        function = function_of(name, body, types, attributes, op.opset)
+        return call(
+            function,
+            values,
+            attributes,
+            output_types(function),
+            casts=casts,
+            layers=node.layers,
+            site=node.site,
+            origin=node,
+        )
+
+    return build
+
+
+def _training_form(name: str, body: Body, node: Node, **attributes: Any) -> TrainingForm:
+    build = written_out(name, body, node, **attributes)
+
+    def train(op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
+        return build(op, inputs).outputs
+
+    return train
+
+
+def function_of(
+    name: str, body: Body, types: Sequence[Type | None], attributes: dict[str, Any], opset: int
+) -> Function:
+    """Return the function of a body for operands of these types; None stands for an absent one."""
+    return _function(name, body, tuple(types), tuple(sorted(attributes.items())), opset)
+
+
+@functools.lru_cache(maxsize=1024)
+def _function(
+    name: str, body: Body, types: tuple[Type | None, ...], attributes: tuple[tuple[str, Any], ...], opset: int
+) -> Function:
+    op = Builder(opset)
+    formal_names = list(inspect.signature(body).parameters)[1 : len(types) + 1]
+    formals = [
+        Input(*(t or (np.dtype(np.float32), ())), name=n.upper()).output
+        for n, t in zip(formal_names, types, strict=True)
+    ]
+    operands = [None if t is None else formal for formal, t in zip(formals, types, strict=True)]
+    made = body(op, *operands, **dict(attributes))
+    outputs = made if isinstance(made, tuple) else (made,)
+    names = ("Y", *(f"Y{i}" for i in range(2, len(outputs) + 1)))
+    doc = (inspect.getdoc(body) or "").split("\n")[0]
+    return Function(name, DOMAIN, opset, tuple(formals), outputs, names, tuple(key for key, _ in attributes), doc)
+
+
+def output_types(function: Function) -> list[Type]:
+    """Return the element types and shapes of a function's outputs."""
+    return [(v.dtype, v.shape) for v in function.outputs]

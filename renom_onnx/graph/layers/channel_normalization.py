@@ -1,0 +1,191 @@
+"""Normalization of each sample over its channels or within them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.composition import composed, differentiable
+from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.layers.layer_normalization import normalized
+from renom_onnx.graph.layers.size import axes_of, in_groups, known_sizes
+from renom_onnx.graph.node import Constant as ConstantLeaf, Value
+from renom_onnx.graph.operators import apply, integers
+from renom_onnx.utility.initializer import Constant
+
+
+def instance_body(op: Builder, x: Value, scale: Value, bias: Value, *, epsilon: float) -> Value:
+    """Y = (X - mean) / sqrt(variance + epsilon) scale + bias, over the spatial axes of each channel."""
+    assert x.shape is not None
+    per_channel = [-1, *[1] * (len(x.shape) - 2)]
+    y = normalized(op, x, list(range(2, len(x.shape))), epsilon)
+    return op.shaped(op.Add(op.Mul(y, op.Reshape(scale, per_channel)), op.Reshape(bias, per_channel)), x)
+
+
+def group_body(op: Builder, x: Value, scale: Value, bias: Value, *, num_groups: int, epsilon: float) -> Value:
+    """Y = (X - mean) / sqrt(variance + epsilon) scale + bias, over groups of channels; scale and bias per channel."""
+    assert x.shape is not None
+    y = op.reshape_like(normalized(op, op.Reshape(x, [0, num_groups, -1]), [2], epsilon), x)
+    per_channel = [-1, *[1] * (len(x.shape) - 2)]
+    return op.shaped(op.Add(op.Mul(y, op.Reshape(scale, per_channel)), op.Reshape(bias, per_channel)), x)
+
+
+class InstanceNormalize(Layer):
+    """y = g (x - mean) / sqrt(var + epsilon) + b, mean and variance over the spatial axes of each channel of a sample.
+
+    Args:
+        gain: what g starts from.
+        bias: what b starts from.
+        epsilon: default 1e-5.
+
+    Parameters: g, b (C,).
+
+    Called with x (N, C, *S), returns the same shape.
+
+    Raises:
+        ShapeError: x has fewer than three axes, or C is not known.
+
+    Source: Ulyanov et al. 2016, arXiv:1607.08022; https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html.
+    """
+
+    def __init__(self, gain: float = 1.0, bias: float = 0.0, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.gain = gain
+        self.bias = bias
+        self.epsilon = float(epsilon)
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return the normalized x."""
+        axes_of(x, "InstanceNormalize", 3, "(N, C, *S)")
+        sizes = known_sizes(x, [1], "InstanceNormalize")
+        g, b = self.parameter("g", sizes, Constant(self.gain)), self.parameter("b", sizes, Constant(self.bias))
+        return differentiable(
+            "InstanceNormalization",
+            instance_body,
+            x,
+            g,
+            b,
+            casts=[cast_to_precision(x), None, None],
+            epsilon=self.epsilon,
+        )
+
+
+class GroupNormalize(Layer):
+    """y = g (x - mean) / sqrt(var + epsilon) + b, mean and variance over each group of channels of a sample.
+
+    Args:
+        group: number of groups; divides C.
+        gain: what g starts from.
+        bias: what b starts from.
+        epsilon: default 1e-5.
+
+    Parameters: g, b (C,).
+
+    Called with x (N, C, *S), returns the same shape.
+
+    Raises:
+        ShapeError: x has fewer than three axes, or group does not divide C.
+
+    Source: Wu & He 2018, arXiv:1803.08494; https://onnx.ai/onnx/operators/onnx__GroupNormalization.html of opset 21
+    (that of opset 18 scales whole groups): below, it is a function of that name.
+    """
+
+    def __init__(self, group: int = 32, gain: float = 1.0, bias: float = 0.0, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.group = group
+        self.gain = gain
+        self.bias = bias
+        self.epsilon = float(epsilon)
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return the normalized x."""
+        axes_of(x, "GroupNormalize", 3, "(N, C, *S)")
+        sizes = [in_groups(self.group, x, None, "GroupNormalize")]
+        g, b = self.parameter("g", sizes, Constant(self.gain)), self.parameter("b", sizes, Constant(self.bias))
+        casts = [cast_to_precision(x), None, None]
+        attributes: dict[str, Any] = dict(num_groups=self.group, epsilon=self.epsilon)
+        return composed("GroupNormalization", group_body, x, g, b, casts=casts, since=21, **attributes)
+
+
+class L2Norm(Layer):
+    """y = w x / (sqrt(sum over channels of x^2) + epsilon).
+
+    Args:
+        scale: what w starts from.
+        epsilon: default 1e-7.
+
+    Parameters: w (1, C), with an axis of size 1 for each further axis of x.
+
+    Called with x (N, C, *S), returns the same shape.
+
+    Raises:
+        ShapeError: x has fewer than two axes, or C is not known.
+
+    Source: Liu et al. 2015, arXiv:1506.04579.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> print(rm.graph.L2Norm(scale=10)(np.array([[3.0, 4.0]])))
+        [[6. 8.]]
+    """
+
+    def __init__(self, scale: float = 20.0, epsilon: float = 1e-7) -> None:
+        super().__init__()
+        self.scale = scale
+        self.epsilon = epsilon
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return the normalized x."""
+        rank = len(axes_of(x, "L2Norm", 2, "(N, C, *S)"))
+        w = self.parameter("w", [1, *known_sizes(x, [1], "L2Norm"), *[1] * (rank - 2)], Constant(self.scale))
+        cast = cast_to_precision(x)
+        norm = apply("ReduceL2", x, integers([1]), casts=[cast, None], keepdims=1)
+        epsilon = ConstantLeaf(np.array(self.epsilon, norm.dtype)).output
+        return apply("Mul", apply("Div", x, apply("Add", norm, epsilon), casts=[cast, None]), w)
+
+
+def lrn_body(op: Builder, x: Value, *, alpha: float, beta: float, bias: float, size: int) -> Value:
+    """Y = X / (bias + alpha / size sum of X^2 over ``size`` channels around each)^beta."""
+    assert x.shape is not None
+    squares = op.Pad(op.Mul(x, x), [size // 2] * 2, None, [1])
+    shifted = [op.Slice(squares, [i], [i + 1 - size or 2**31], [1]) for i in range(size)]
+    window = op.shaped(op.Sum(*shifted), x)
+    return op.shaped(op.Mul(x, op.Pow(op.Add(op.Mul(window, alpha / size), bias), -beta)), x)
+
+
+class Lrn(Layer):
+    """y = x (k + a sum of x^2 over the n channels around each)^-b.
+
+    Args:
+        n: channels of the window; an even n counts as n + 1.
+        k, a, b: as in the formula; a is not divided by n (ONNX's and PyTorch's alpha is).
+
+    Called with x (N, C, *S), returns the same shape.
+
+    Raises:
+        ShapeError: x has fewer than four axes.
+
+    Source: Krizhevsky et al. 2012, papers.nips.cc/paper/4824; https://onnx.ai/onnx/operators/onnx__LRN.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> print(rm.graph.Lrn(n=1, k=0, a=1, b=0.5)(np.full((1, 1, 1, 1), 3.0)))
+        [[[[1.]]]]
+    """
+
+    def __init__(self, n: int = 5, k: float = 2.0, a: float = 1e-4, b: float = 0.75) -> None:
+        super().__init__()
+        self.n = n
+        self.k = k
+        self.a = a
+        self.b = b
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return the normalized x."""
+        axes_of(x, "Lrn", 4, "(N, C, *S)")
+        size = self.n // 2 * 2 + 1
+        attributes: dict[str, Any] = dict(size=size, alpha=float(self.a * size), beta=float(self.b), bias=float(self.k))
+        return differentiable("LRN", lrn_body, x, casts=[cast_to_precision(x)], **attributes)

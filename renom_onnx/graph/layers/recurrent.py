@@ -1,0 +1,199 @@
+"""Recurrent layers over whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from renom_onnx.errors import GradientError
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.composition import Body, written_out
+from renom_onnx.graph.derivative import is_differentiable
+from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.layers import recurrence
+from renom_onnx.graph.layers.size import exact_axes, known_sizes
+from renom_onnx.graph.node import Value
+from renom_onnx.graph.operators import apply, apply_node, integers
+from renom_onnx.graph.site import created_at
+from renom_onnx.graph.training_form import TrainingForward
+from renom_onnx.utility.initializer import Constant, GlorotNormal, Initializer
+
+
+class Rnn(Layer):
+    """h = tanh(x W' + h R' + Wb + Rb), step by step over a sequence, from h = 0.
+
+    In inference it is one ONNX operator; in training it is written out over the T steps.
+
+    Args:
+        units: H, the size of h.
+        initializer: of w and wr, called with (F, H) and (H, H) for each gate and direction; default GlorotNormal.
+        return_sequences: return h of every step, not of the last only.
+        bidirectional: a second pass with weights of its own reads the sequence backwards; both h are joined.
+        bias: False freezes b at 0.
+        activation: a layer or a name, applied to the output.
+
+    Parameters, in ONNX's layout, D directions, G gates: w (D, G H, F), wr (D, G H, H), b (D, 2 G H).
+
+    Called with x (N, T, F), returns (N, D H), or with return_sequences (N, T, D H).
+
+    Raises:
+        ShapeError: x has not three axes, or F is not that of the first call.
+        GradientError: trained with a T that only the run will know.
+
+    Source: Elman 1990, doi:10.1207/s15516709cog1402_1; https://onnx.ai/onnx/operators/onnx__RNN.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.Rnn(4, return_sequences=True)(np.zeros((2, 7, 3), np.float32)).shape
+        ('N', 7, 4)
+    """
+
+    op_type: ClassVar[str] = "RNN"
+    n_gates: ClassVar[int] = 1
+    body: ClassVar[Body] = recurrence.rnn_body
+    attributes: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        units: int = 3,
+        initializer: Initializer | None = None,
+        *,
+        return_sequences: bool = False,
+        bidirectional: bool = False,
+        bias: bool = True,
+        activation: Layer | str | None = None,
+    ) -> None:
+        super().__init__(activation=activation)
+        self.units = units
+        self.initializer = initializer
+        self.return_sequences = return_sequences
+        self.bidirectional = bidirectional
+        self.bias = bias
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return h of the last step, or of all."""
+        exact_axes(x, type(self).__name__, 3, "(N, T, F)")
+        size = known_sizes(x, [2], type(self).__name__)[0]
+        d, rows = 2 if self.bidirectional else 1, self.n_gates * self.units
+        w = self.parameter("w", (d, rows, size), _PerGate(self.initializer, self.units))
+        wr = self.parameter("wr", (d, rows, self.units), _PerGate(self.initializer, self.units))
+        b = self.parameter("b", (d, 2 * rows), Constant(0), trainable=self.bias)
+        steps = apply("Transpose", x, casts=[cast_to_precision(x)], perm=[1, 0, 2])
+        node = apply_node(
+            self.op_type,
+            steps,
+            w,
+            wr,
+            b,
+            *self._further(d),
+            n_outputs=1 if self.return_sequences else 2,
+            hidden_size=self.units,
+            direction="bidirectional" if self.bidirectional else "forward",
+            **self.attributes,
+        )
+        if not is_differentiable(node):
+            node.training_form = self._train
+        if self.return_sequences:
+            y = apply("Transpose", GraphElement(node.outputs[0]), perm=[2, 0, 1, 3])  # (T, D, N, H) to (N, T, D, H)
+            return apply("Reshape", y, integers([0, 0, -1]) if d > 1 else integers([0, 0, self.units]))
+        y = GraphElement(node.outputs[1])
+        if d == 1:
+            return apply("Squeeze", y, integers([0]))
+        return apply("Reshape", apply("Transpose", y, perm=[1, 0, 2]), integers([0, d * self.units]))
+
+    def _further(self, n_directions: int) -> Sequence[GraphElement | None]:
+        """Return the operands after b."""
+        return ()
+
+    def _train(self, op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
+        x = inputs[0]
+        assert x is not None and x.shape is not None
+        if not isinstance(x.shape[0], int):
+            raise GradientError(
+                f"{type(self).__name__}: the length T of a sequence must be known to train, got {x}. Give the input a "
+                f"fixed T. {created_at(op.origin.site)}"
+            )
+        present = [v for v in inputs if v is not None]
+        build = written_out(
+            f"{self.kind.title().replace('_', '')}Train", type(self).body, op.origin, hidden_size=self.units
+        )
+        return build(op, present).outputs
+
+
+class _PerGate(Initializer):
+    """Draws (D, G H, F) as G matrices (F, H) for each direction, transposed."""
+
+    def __init__(self, initializer: Initializer | None, units: int) -> None:
+        self.initializer = initializer or GlorotNormal()
+        self.units = units
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
+        """Return the matrices."""
+        count = prod(shape[:2]) // self.units
+        gates = [self.initializer((shape[2], self.units), rng, np.float64).T for _ in range(count)]
+        return np.concatenate(gates).reshape(shape)
+
+
+class Lstm(Rnn):
+    """Long short-term memory: c = f c + i tanh(…), h = o tanh(c), from h = c = 0; gates in ONNX's order i, o, f, c.
+
+    Args: as of `Rnn`. ReNom's had no bias, and one call was one step; here one call is the whole sequence.
+
+    Parameters: w (D, 4 H, F), wr (D, 4 H, H), b (D, 8 H).
+
+    Called with x (N, T, F), returns (N, D H), or with return_sequences (N, T, D H).
+
+    Source: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; https://onnx.ai/onnx/operators/onnx__LSTM.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.Lstm(4, bidirectional=True)(np.zeros((2, 7, 3), np.float32)).shape
+        ('N', 8)
+    """
+
+    op_type = "LSTM"
+    n_gates = 4
+    body: ClassVar[Body] = recurrence.lstm_body
+
+
+class PeepholeLstm(Lstm):
+    """An Lstm whose gates i and f see the old c, and o the new c, through weights of their own.
+
+    Args: as of `Rnn`.
+
+    Parameters: those of `Lstm`, and wc (D, 3 H) in the order i, o, f.
+
+    Called with x (N, T, F), returns (N, D H), or with return_sequences (N, T, D H).
+
+    Source: Gers & Schmidhuber 2000, doi:10.1109/IJCNN.2000.861302; https://onnx.ai/onnx/operators/onnx__LSTM.html.
+    """
+
+    body: ClassVar[Body] = recurrence.peephole_body
+
+    def _further(self, n_directions: int) -> Sequence[GraphElement | None]:
+        wc = self.parameter("wc", (n_directions, 3 * self.units), self.initializer or GlorotNormal())
+        return (None, None, None, wc)
+
+
+class Gru(Rnn):
+    """Gated recurrent unit: h = (1 - z) tanh(x Wh' + s (h Rh' + Rbh) + Wbh) + z h, from h = 0; gates z, s (reset), h.
+
+    The reset gate comes after the product, as in PyTorch and cuDNN. ReNom v3's was no GRU; this is that of v2.7.
+
+    Args: as of `Rnn`.
+
+    Parameters: w (D, 3 H, F), wr (D, 3 H, H), b (D, 6 H).
+
+    Called with x (N, T, F), returns (N, D H), or with return_sequences (N, T, D H).
+
+    Source: Cho et al. 2014, arXiv:1406.1078; https://onnx.ai/onnx/operators/onnx__GRU.html.
+    """
+
+    op_type = "GRU"
+    n_gates = 3
+    body: ClassVar[Body] = recurrence.gru_body
+    attributes: ClassVar[dict[str, Any]] = {"linear_before_reset": 1}

@@ -1,0 +1,43 @@
+"""Errors of onnxruntime, answered with the user's line where they name a node that a program made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from renom_onnx.errors import RunError, first_line
+from renom_onnx.graph.node import Node
+from renom_onnx.graph.site import Site, created_at
+
+Origins = Mapping[str, Node]
+"""The nodes of a tree by their names in the model."""
+
+
+def run_error(caller: str, error: Exception, origins: Origins | None = None, site: Site | None = None) -> RunError:
+    """Return what to raise for an error of onnxruntime.
+
+    Args:
+        caller: what ran.
+        error: what onnxruntime raised.
+        origins: the nodes that the program made, by name.
+        site: the user's line where the error names no node of theirs.
+
+    Example:
+        >>> str(run_error("InferenceSession.run", ValueError("no memory. ")))
+        'InferenceSession.run: onnxruntime stopped, got: no memory.'
+    """
+    text = first_line(error)
+    node = _named_node(text, origins or {})
+    if node is not None:
+        detail = text.split("Status Message: ")[-1]
+        return RunError(f"{node.op_type}: onnxruntime stopped, got: {detail}. {created_at(node.site)}")
+    closing = f" {created_at(site)}" if site is not None else ""
+    return RunError(f"{caller}: onnxruntime stopped, got: {text}.{closing}")
+
+
+def _named_node(text: str, origins: Origins) -> Node | None:
+    found = re.search(r"(?:Name:|with name )'([^']*)'", text)
+    name = found[1] if found is not None else ""
+    while name and name not in origins:  # the nodes of a call that is written out are called after the call
+        name = name.rpartition("/")[0] if "/" in name else name[:-1]
+    return origins.get(name)
