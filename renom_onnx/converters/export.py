@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.optimizers import default_optimizer
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates, updates
+from renom_onnx.graph.whole_file import write_whole
 
 Source = GraphElement | Layer
 
@@ -246,18 +246,9 @@ def _called(layer: Layer, inputs: Mapping[str, Sequence[int | str]] | None) -> G
 
 
 def write_file(model: onnx.ModelProto | bytes, path: str | os.PathLike[str]) -> None:
-    """Write a model through a temporary file beside it, so that a reader finds the old file or the new one."""
+    """Write a model; the file is written whole or not at all."""
     data = model if isinstance(model, bytes) else as_bytes(model)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda file: file.write(data))
 
 
 __all__ = ["export", "export_training", "to_onnx", "to_training_onnx", "training_model", "write_file"]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from renom_onnx.errors import ShapeError
-from renom_onnx.graph import parameter as _parameter, seed
+from renom_onnx.graph import parameter as _parameter, seed, weights
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.parameter import Parameter, Statistic
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility import initializer as _initializer
+
+if TYPE_CHECKING:
+    from renom_onnx.graph.optimizer import Optimizer
+    from renom_onnx.graph.regularizer import Regularizer
 
 _active = threading.local()
 
@@ -49,7 +54,8 @@ class Layer:
     def __init__(self, *, activation: Layer | str | None = None) -> None:
         self.params: dict[str, GraphElement] = {}
         self._activation = _activation(activation)
-        self._rules: list[tuple[bool, str]] = []
+        self._rules: list[tuple[str, Any, str]] = []
+        self._loaded: dict[str, np.ndarray[Any, Any]] = {}
 
     def __call__(self, *inputs: Any) -> GraphElement:
         """Connect the inputs, elements or arrays, and return the output."""
@@ -169,15 +175,84 @@ class Layer:
             >>> [name for name, parameter in model.named_parameters() if parameter.trainable]
             ['dense2.w', 'dense2.b']
         """
-        self._rules.append((bool(is_updatable), pattern))
+        self._set("trainable", bool(is_updatable), pattern)
+
+    def set_optimizer(self, optimizer: Optimizer | None, pattern: str = "*") -> None:
+        """Give parameters an optimizer of their own; None takes it away again.
+
+        Args:
+            optimizer: updates these parameters, whatever optimizer the training is given.
+            pattern: which parameters, as for `set_updatable`.
+
+        Example:
+            >>> import numpy as np, renom_onnx as rm
+            >>> dense = rm.graph.Dense(2)
+            >>> dense.set_optimizer(rm.graph.Adam(0.001), "w")
+        """
+        self._set("optimizer", optimizer, pattern)
+
+    def set_regularizer(self, regularizer: Regularizer | None, pattern: str = "*") -> None:
+        """Add a penalty to the gradients of parameters; None takes it away again.
+
+        Args:
+            regularizer: such as ``rm.graph.L2(0.01)``.
+            pattern: which parameters, as for `set_updatable`; ``"*w"`` leaves the biases alone.
+
+        Example:
+            >>> import numpy as np, renom_onnx as rm
+            >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Dense(2)])
+            >>> model.set_regularizer(rm.graph.L2(0.01), "*w")
+        """
+        self._set("regularizer", regularizer, pattern)
+
+    def _set(self, setting: str, value: Any, pattern: str) -> None:
+        self._rules.append((setting, value, pattern))
         self._apply_rules()
 
     def _apply_rules(self) -> None:
-        if self._rules:
-            for name, parameter in self.named_parameters():
-                for is_updatable, pattern in self._rules:
-                    if not isinstance(parameter, Statistic) and fnmatch.fnmatchcase(name, pattern):
-                        parameter.trainable = is_updatable
+        """Apply what was set and loaded to the parameters that exist; a later call makes more of them."""
+        if not self._rules and not self._loaded:
+            return
+        for name, parameter in self.named_parameters():
+            for setting, value, pattern in self._rules:
+                if not isinstance(parameter, Statistic) and fnmatch.fnmatchcase(name, pattern):
+                    setattr(parameter, setting, value)
+            if name in self._loaded:
+                parameter.array = weights.checked(self._loaded.pop(name), name, parameter)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all parameters, running statistics included, to an .npz file; written whole or not at all.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            ConversionError: there are none yet, because the layer was never called.
+
+        Example:
+            >>> import numpy as np, renom_onnx as rm, tempfile, pathlib
+            >>> path = pathlib.Path(tempfile.mkdtemp(), "weights.npz")
+            >>> first, second = rm.graph.Dense(2), rm.graph.Dense(2)
+            >>> y = first(np.ones((1, 3), np.float32)).as_ndarray()
+            >>> first.save(path)
+            >>> second.load(path)
+            >>> bool((second(np.ones((1, 3), np.float32)).as_ndarray() == y).all())
+            True
+        """
+        weights.save(path, dict(self.named_parameters()), type(self).__name__)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read the parameters that `save` wrote; those that do not exist yet get their values at the first call.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            ConversionError: the file is damaged, or lacks a parameter of this layer.
+            ShapeError: a parameter has another shape.
+        """
+        self._loaded = weights.load(path, dict(self.named_parameters()), type(self).__name__)
+        self._apply_rules()
 
     def __getitem__(self, name: Any) -> Any:
         """Return a parameter by its name."""
