@@ -63,7 +63,7 @@ def to_onnx(
     named = _apart(named, opset)
     nodes = ancestors(named.values())
     names = [(value, name) for name, value in named.items()]
-    writer = TreeWriter(nodes, opset=opset, inline=inline, outputs=names, exact=outputs is not None)
+    writer = TreeWriter(nodes, named.values(), opset=opset, inline=inline, outputs=names, exact=outputs is not None)
     return writer.model(writer.graph("inference", nodes, list(named.values())))
 
 
@@ -151,8 +151,9 @@ def training_model(
     nodes = ancestors([*predictions.values(), *results])
     opset = tree_opset(nodes, opset)
     named = [(value, name) for name, value in predictions.items()]
+    wanted = [*predictions.values(), *results]
     own = (step.optimizer.rate, step.optimizer.step)  # named first: those of single parameters get numbers
-    names = TreeWriter(nodes, opset=opset, inline=inline, outputs=named, exact=outputs is not None, first=own)
+    names = TreeWriter(nodes, wanted, opset=opset, inline=inline, outputs=named, exact=outputs is not None, first=own)
     names.names.give(step.training_loss, "loss")
     names.names.give(loss, "evaluation_loss")
     for p, g in step.gradients.items():

@@ -10,6 +10,9 @@ import onnx
 from renom_onnx.converters.importer import value_type
 from renom_onnx.graph.node import Shape
 
+ModelProto = onnx.ModelProto
+"""For annotations outside of this folder, where onnx is not imported."""
+
 
 def input_types(graph: onnx.GraphProto) -> list[tuple[str, np.dtype[Any], Shape | None]]:
     """Return name, element type and shape of every input."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.writer import FunctionTable, Names, Writer, value_info
+from renom_onnx.converters.writer import FunctionTable, Names, Writer, read_values, value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.distributor import Stream
@@ -29,6 +29,7 @@ class TreeWriter:
 
     Args:
         nodes: of the whole tree, inputs before readers.
+        wanted: what the graphs give out.
         opset: of the default domain.
         inline: write function calls out.
         outputs: values and their names; default: none.
@@ -40,6 +41,7 @@ class TreeWriter:
     def __init__(
         self,
         nodes: Sequence[Node],
+        wanted: Iterable[Value],
         *,
         opset: int,
         inline: bool = False,
@@ -53,7 +55,8 @@ class TreeWriter:
         self.opset = opset
         self._inline = inline
         self._feed_all = feed_all
-        self.table = FunctionTable(nodes)
+        self._read = read_values(nodes, wanted)
+        self.table = FunctionTable(nodes, self._read)
         self._fed_types = {} if feed_all else _fed_types(nodes)
         fed = {self.names.give(leaf.output, name) for leaf, name in data_names(nodes).items()}
         for node in [*(leaf for leaf in first if leaf in set(nodes)), *nodes]:
@@ -75,7 +78,7 @@ class TreeWriter:
         """Return a graph of the nodes; leaves become inputs and initializers."""
         writer = Writer(
             self.names,
-            overload=self.table.overload,
+            functions=self.table,
             inline=self._inline,
             node_names=self.tree_names.nodes,
             fed_types=self._fed_types,
@@ -90,7 +93,7 @@ class TreeWriter:
                 initializers.append(numpy_helper.from_array(node.array, self.names.of(value)))
             else:
                 inputs.append(value_info(self.names.of(value), self._fed_types.get(value, value.dtype), value.shape))
-        writer.write(nodes, outputs)
+        writer.write(nodes, self._read)
         infos = [value_info(self.names.of(v), v.dtype, v.shape) for v in outputs]
         return helper.make_graph(writer.nodes, name, inputs, infos, [*initializers, *writer.initializers])
 

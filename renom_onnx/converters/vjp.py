@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph, read_model
-from renom_onnx.converters.writer import FunctionTable, Names, Writer, value_info
+from renom_onnx.converters.writer import FunctionTable, Names, Writer, read_values, value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.backward import reverse_walk
@@ -116,9 +116,10 @@ def _write(
     skipped = _skipped_outputs(graph, added)
     for value in skipped:
         names.give(value, f"{value.node.site[0]}:{value.index}")
-    table = FunctionTable(added, [(f.domain, f.name) for f in proto.functions])
-    writer = Writer(names, overload=table.overload, inline=inline, node_names=_node_names(added))
-    writer.write(added, gradients)
+    read = read_values(added, gradients)
+    table = FunctionTable(added, read, [(f.domain, f.name) for f in proto.functions])
+    writer = Writer(names, functions=table, inline=inline, node_names=_node_names(added))
+    writer.write(added, read)
 
     result = onnx.ModelProto()
     result.CopyFrom(proto)

@@ -63,15 +63,37 @@ class Names:
         return value in self._values
 
 
-class FunctionTable:
-    """The functions of one model, with an overload where one name needs several bodies."""
+def read_values(nodes: Iterable[Node], wanted: Iterable[Value]) -> set[Value]:
+    """Return the values that a node reads or that are wanted themselves."""
+    return {value for node in nodes for value in node.inputs if value is not None} | set(wanted)
 
-    def __init__(self, nodes: Iterable[Node], reserved: Iterable[tuple[str, str]] = ()) -> None:
-        self._functions = list(dict.fromkeys(node.function for node in nodes if node.function is not None))
+
+class FunctionTable:
+    """The functions of one model, with an overload where one name needs several bodies.
+
+    A call is of a body that computes what is read and nothing else: onnxruntime (1.32) does not remove the nodes behind
+    an output that a call leaves out.
+
+    Args:
+        nodes: of the model.
+        read: what is read of them, as `read_values` returns it.
+        reserved: domains and names of functions that the model has already.
+    """
+
+    def __init__(self, nodes: Iterable[Node], read: set[Value], reserved: Iterable[tuple[str, str]] = ()) -> None:
+        self._called: dict[Node, Function] = {}
+        for node in nodes:
+            if node.function is not None:
+                self._called[node] = node.function.restricted(tuple(v in read for v in node.outputs))
+        self._functions = list(dict.fromkeys(self._called.values()))
         digests: dict[tuple[str, str], set[str]] = {key: {"reserved"} for key in reserved}
         for function in self._functions:
             digests.setdefault((function.domain, function.name), set()).add(digest(function))
         self._several = {key for key, found in digests.items() if len(found) > 1}
+
+    def called(self, node: Node) -> Function:
+        """Return the function that a node calls."""
+        return self._called[node]
 
     def overload(self, function: Function) -> str:
         """Return the overload under which the function stands in the model."""
@@ -114,7 +136,8 @@ def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto
     for value, name in zip(function.outputs, function.output_names, strict=True):
         names.give(value, name)
     writer = Writer(names, inline=True, in_function=True)
-    writer.write(function.body())
+    body = function.body()
+    writer.write(body, read_values(body, function.outputs))
     domains = {node.domain for node in writer.nodes}
     imports = [helper.make_opsetid("", function.opset)]
     imports += [helper.make_opsetid(domain, DOMAIN_VERSION) for domain in sorted(domains - {""})]
@@ -138,7 +161,7 @@ class Writer:
         self,
         names: Names,
         *,
-        overload: Any = None,
+        functions: FunctionTable | None = None,
         inline: bool = False,
         in_function: bool = False,
         node_names: Mapping[Node, str] | None = None,
@@ -147,16 +170,14 @@ class Writer:
         self.names = names
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self._overload = overload
+        self._functions = functions
         self._inline = inline
         self._in_function = in_function
         self._node_names = node_names or {}
         self._fed_types = fed_types or {}
 
-    def write(self, nodes: Sequence[Node], wanted: Iterable[Value] | None = None) -> None:
-        """Write the nodes; outputs of calls that neither they nor ``wanted`` read become ""."""
-        read = {value for node in nodes for value in node.inputs if value is not None}
-        read.update(wanted if wanted is not None else (v for node in nodes for v in node.outputs if v in self.names))
+    def write(self, nodes: Sequence[Node], read: set[Value]) -> None:
+        """Write the nodes; outputs of calls that are not among ``read`` are left out."""
         readers: dict[Value, Node] = {}  # of constants: the first, which names them
         for node in nodes:
             if node.function is None:
@@ -200,14 +221,14 @@ class Writer:
         if self._inline and node.function is not None:
             self._write_out(node.function, node_name, inputs, outputs)
             return
-        proto = helper.make_node(
-            node.op_type,
-            inputs,
-            outputs,
-            name=None if self._in_function else node_name,
-            domain=node.domain,
-            overload=self._overload(node.function) if node.function is not None else None,
-        )
+        overload = None
+        if node.function is not None:
+            assert self._functions is not None
+            function = self._functions.called(node)
+            overload = self._functions.overload(function)
+            outputs = outputs if function is node.function else [name for name in outputs if name]
+        name = None if self._in_function else node_name
+        proto = helper.make_node(node.op_type, inputs, outputs, name=name, domain=node.domain, overload=overload)
         proto.attribute.extend(attribute_proto(k, v) for k, v in sorted(node.attributes.items()))
         self.nodes.append(proto)
 
@@ -258,7 +279,7 @@ class Writer:
             inner.fix(value, name)
         node_names = {n: f"{prefix}/{n.op_type}" for n in body}
         writer = Writer(inner, inline=True, in_function=self._in_function, node_names=node_names)
-        writer.write(body)
+        writer.write(body, read_values(body, [v for v, _ in wanted]))
         self.nodes += writer.nodes
         self.initializers += writer.initializers
 

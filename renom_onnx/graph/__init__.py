@@ -89,6 +89,8 @@ from renom_onnx.graph.layers import (
     Tanh,
     UnPool,
     WeightNormalize,
+    rand_normal,
+    rand_uniform,
 )
 from renom_onnx.graph.loss_scale import LossScale
 from renom_onnx.graph.losses import (
@@ -356,6 +358,8 @@ __all__ = [
     "mean_squared",
     "min",
     "mish",
+    "rand_normal",
+    "rand_uniform",
     "relu",
     "relu6",
     "reshape",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,7 @@ class Function:
     output_names: tuple[str, ...]
     attribute_names: tuple[str, ...] = ()
     doc: str = ""
+    _restricted: dict[tuple[bool, ...], Function] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Keep outputs apart from inputs and from each other: a function's output is never its own input."""
@@ -46,6 +49,19 @@ class Function:
             seen.add(own)
             outputs.append(own)
         object.__setattr__(self, "outputs", tuple(outputs))
+
+    def restricted(self, kept: tuple[bool, ...]) -> Function:
+        """Return the function of some of the outputs alone; all or none of them are the function itself."""
+        if all(kept) or not any(kept):
+            return self
+        if kept not in self._restricted:
+            self._restricted[kept] = dataclasses.replace(
+                self,
+                outputs=tuple(itertools.compress(self.outputs, kept)),
+                output_names=tuple(itertools.compress(self.output_names, kept)),
+                _restricted={},
+            )
+        return self._restricted[kept]
 
     def body(self) -> list[Node]:
         """Return the nodes of the body, inputs before readers; formal inputs are not among them."""

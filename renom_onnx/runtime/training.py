@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
-from renom_onnx.converters.signature import input_types, output_types
+from renom_onnx.converters.signature import ModelProto, input_types, output_types
 from renom_onnx.converters.training_info import (
     TrainingStep,
     evaluation_model,
@@ -139,7 +138,7 @@ class TrainingSession:
         self._step: TrainingStep = training_step(proto)
         self._step_bytes = as_bytes(self._step.model)
         self._model = without_state(proto)
-        self._session_options = {"threads": threads, "spinning": spinning, "cuda": cuda}
+        self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
         types = {name: (dtype, shape) for name, dtype, shape in input_types(self._step.model.graph)}
         self.feeds = tuple(FeedSpec(name, *types[name]) for name in self._step.feeds)
         self.outputs = tuple(output.name for output in proto.graph.output)
@@ -280,7 +279,7 @@ class TrainingSession:
 
     # Files
 
-    def to_model(self, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    def to_model(self, metadata: Mapping[str, str] | None = None) -> ModelProto:
         """Return the trainable model with today's weights, state and learning rate."""
         values = {name: self.read(name) for name in self._step.bindings}
         values.update((name, tensor.read()) for name, tensor in self._optional.items())

@@ -22,6 +22,7 @@ from renom_onnx.graph.layers.embedding import Embedding, PositionalEmbedding
 from renom_onnx.graph.layers.flatten import Flatten
 from renom_onnx.graph.layers.gate import Gelu, HardSwish, Mish, Silu, Swish
 from renom_onnx.graph.layers.layer_normalization import LayerNormalize, RmsNormalize
+from renom_onnx.graph.layers.noise import rand_normal, rand_uniform
 from renom_onnx.graph.layers.operator import (
     Add,
     Clip,
@@ -113,4 +114,6 @@ __all__ = [
     "Tanh",
     "UnPool",
     "WeightNormalize",
+    "rand_normal",
+    "rand_uniform",
 ]

@@ -35,9 +35,9 @@ class UnPool(Layer):
 
     def __init__(self, prev_pool: GraphElement) -> None:
         super().__init__()
-        node = prev_pool.output.node if isinstance(prev_pool, GraphElement) else None
-        if node is None or node.op_type != "MaxPool":
-            got = type(prev_pool).__name__ if node is None else node.op_type or "a leaf"
+        op_type = prev_pool.output.node.op_type
+        if op_type != "MaxPool":
+            got = op_type or "a leaf"
             raise ShapeError(f"UnPool: prev_pool must be the output of a MaxPool, got {got}. {created_at(user_site())}")
         self.prev_pool = prev_pool
 
