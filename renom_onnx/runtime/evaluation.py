@@ -131,6 +131,8 @@ def _evaluate(
     if computed:
         compiled = sessions.get(values, nodes)
         feeds = {name: arrays[nodes[i]] for i, name in compiled.feeds}
+        if any(not array.size for array in feeds.values()):
+            _refuse_empty(nodes)
         try:
             outputs = compiled.session.run(compiled.fetches, feeds)
         except Exception as e:
@@ -139,6 +141,16 @@ def _evaluate(
     for distributor, indices in distributors.items():
         distributor.advance(indices)
     return [np.array(arrays[v.node]) if isinstance(v.node, Leaf) else results[v] for v in values]
+
+
+def _refuse_empty(nodes: Sequence[Node]) -> None:
+    """Raise RunError rather than let onnxruntime 1.32 end the process, as its CPU kernels do that get no rows."""
+    for node in nodes:
+        if node.op_type in {"LSTM", "GRU"}:
+            raise RunError(
+                f"{node.op_type}: a batch must have rows, got none. Stop before the empty batch that ends an even "
+                f"division. {created_at(node.site)}"
+            )
 
 
 def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[DistributorElement, list[int]]]:

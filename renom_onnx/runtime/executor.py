@@ -51,13 +51,15 @@ class _Source:
 
     def batches(self, data: DistributorElement | None = None) -> Iterator[Feeds]:
         """Yield the feeds of one epoch, of another distributor if one is given."""
-        if not self.distributors:
+        source = data or next(iter(self.distributors), None)
+        if source is None:
             yield dict(self.arrays)
             return
-        indices = sorted(set(self._columns.values()))
-        for batch in (data or self.distributors[0]).batches(indices):
+        columns = self._columns or {name: i for i, name in enumerate(self.arrays)}  # arrays: x and y in this order
+        indices = sorted(set(columns.values()))
+        for batch in source.batches(indices):
             rows = dict(zip(indices, batch, strict=True))
-            yield {**self.arrays, **{name: rows[index] for name, index in self._columns.items()}}
+            yield {**self.arrays, **{name: rows[index] for name, index in columns.items()}}
 
 
 def _converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:
