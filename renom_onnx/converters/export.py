@@ -12,7 +12,7 @@ from renom_onnx.converters.training_info import describe_training
 from renom_onnx.converters.tree import TreeWriter, as_bytes, is_data, tree_opset
 from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
-from renom_onnx.graph import parameter, schema
+from renom_onnx.graph import parameter, schema, seed
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer
@@ -174,7 +174,8 @@ def training_model(
         info.update_binding.add(key=names.names.of(leaf.output), value=names.names.of(value))
     states = [leaf for leaf in step.next_values if isinstance(leaf, State)]
     describe_training(info, [(names.names.of(s.output), s.initial) for s in states])
-    for key, text in sorted({"optimizer": step.optimizer.name, **(metadata or {})}.items()):
+    facts = {"optimizer": step.optimizer.name, "epoch": "0", "batch": "0", "seed": str(seed.seed()), **(metadata or {})}
+    for key, text in sorted(facts.items()):
         model.metadata_props.add(key=key, value=text)
     return model, {leaf: names.names.of(leaf.output) for leaf in [*rates, *step.next_values]}
 

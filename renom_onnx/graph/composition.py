@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.derivative import is_differentiable
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.function import DOMAIN, Function, call
-from renom_onnx.graph.node import Input, Node, Shape, Value
+from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Input, Node, Shape, Value, unknown_dim
 from renom_onnx.graph.operators import apply, apply_node
 from renom_onnx.graph.site import user_site
 from renom_onnx.graph.training_form import TrainingForm, TrainingForward
@@ -117,8 +117,24 @@ def _training_form(name: str, body: Body, node: Node, **attributes: Any) -> Trai
 def function_of(
     name: str, body: Body, types: Sequence[Type | None], attributes: dict[str, Any], opset: int
 ) -> Function:
-    """Return the function of a body for operands of these types; None stands for an absent one."""
-    return _function(name, body, tuple(types), tuple(sorted(attributes.items())), opset)
+    """Return the function of a body for operands of these types; None stands for an absent one.
+
+    Sizes that only the run will know are the same to all calls, so that a program that rebuilds its graph makes one
+    function.
+    """
+    numbers: dict[str, str] = {}
+
+    def numbered(shape: Shape | None) -> Shape | None:
+        if shape is None:
+            return None
+        return tuple(numbers.setdefault(d, f"{UNKNOWN_DIM}.{len(numbers)}") if _is_unknown(d) else d for d in shape)
+
+    known = tuple(None if t is None else (t[0], numbered(t[1])) for t in types)
+    return _function(name, body, known, tuple(sorted(attributes.items())), opset)
+
+
+def _is_unknown(dim: Dim) -> TypeGuard[str]:
+    return isinstance(dim, str) and dim.startswith(UNKNOWN_DIM)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -140,5 +156,9 @@ def _function(
 
 
 def output_types(function: Function) -> list[Type]:
-    """Return the element types and shapes of a function's outputs."""
-    return [(v.dtype, v.shape) for v in function.outputs]
+    """Return types and shapes of a function's outputs, with new symbols for sizes that only the run will know."""
+    shapes = [
+        None if v.shape is None else tuple(unknown_dim() if _is_unknown(d) else d for d in v.shape)
+        for v in function.outputs
+    ]
+    return [(v.dtype, shape) for v, shape in zip(function.outputs, shapes, strict=True)]

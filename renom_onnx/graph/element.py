@@ -17,7 +17,8 @@ from renom_onnx.graph.site import created_at, user_site
 
 if TYPE_CHECKING:
     from renom_onnx.graph.optimizer import Optimizer
-    from renom_onnx.runtime.executor import InferenceExecutor, TrainingExecutor
+    from renom_onnx.runtime.executor import TrainingExecutor
+    from renom_onnx.runtime.inference_executor import InferenceExecutor
 
 Array = np.ndarray[Any, Any]
 
@@ -185,7 +186,7 @@ class GraphElement:
 
     def get_inference_executor(self, *, device: str | None = None) -> InferenceExecutor:
         """Return an executor that evaluates this element over all data and returns the loss of each epoch."""
-        from renom_onnx.runtime.executor import InferenceExecutor
+        from renom_onnx.runtime.inference_executor import InferenceExecutor
 
         return InferenceExecutor(self, device=device)
 
@@ -205,7 +206,7 @@ class GraphElement:
 
     def getInferenceExecutor(self) -> Any:
         """Return the seed's inference executor, whose `execute` prints the loss of every epoch."""
-        from renom_onnx.runtime.executor import PrintingInferenceExecutor
+        from renom_onnx.runtime.inference_executor import PrintingInferenceExecutor
 
         return PrintingInferenceExecutor(self)
 

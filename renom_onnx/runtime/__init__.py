@@ -1,20 +1,24 @@
 """Running and training on stock onnxruntime, one session per device."""
 
+from renom_onnx.runtime import metric
 from renom_onnx.runtime.device import CudaOptions, Device, parse_device
-from renom_onnx.runtime.executor import InferenceExecutor, TrainingExecutor
+from renom_onnx.runtime.executor import Event, TrainingExecutor
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.inference import InferenceSession
+from renom_onnx.runtime.inference_executor import InferenceExecutor
 from renom_onnx.runtime.training import Loss, TrainingSession
 
 __all__ = [
     "CudaOptions",
     "Device",
     "Epoch",
+    "Event",
     "History",
     "InferenceExecutor",
     "InferenceSession",
     "Loss",
     "TrainingExecutor",
     "TrainingSession",
+    "metric",
     "parse_device",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,14 @@ class Epoch:
         loss: of training, as the loss reduces it.
         validation_loss: None without validation data.
         n_steps: steps taken so far.
+        metrics: of the validation data, by name.
     """
 
     number: int
     loss: float
     validation_loss: float | None
     n_steps: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -31,6 +34,7 @@ class History:
     Attributes:
         losses: of training.
         validation_losses: of the validation data, empty without.
+        metrics: of the validation data, lists by name.
 
     Example:
         >>> history = History()
@@ -42,21 +46,30 @@ class History:
 
     losses: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, loss: float, validation_loss: float | None, n_steps: int) -> Epoch:
+    def add(
+        self,
+        loss: float,
+        validation_loss: float | None,
+        n_steps: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Epoch:
         """Append an epoch and return it."""
-        epoch = Epoch(len(self.losses), loss, validation_loss, n_steps)
+        epoch = Epoch(len(self.losses), loss, validation_loss, n_steps, dict(metrics or {}))
+        for name, value in epoch.metrics.items():
+            self.metrics.setdefault(name, []).append(value)
         self.losses.append(loss)
         if validation_loss is not None:
             self.validation_losses.append(validation_loss)
         return epoch
 
     def plot(self, path: str | os.PathLike[str], **series: Any) -> None:
-        """Draw the losses, and further series by name, as a PNG.
+        """Draw the losses, the metrics and further series by name, as a PNG.
 
         Raises:
             ImportError: matplotlib is not installed; it comes with renom-onnx[plot].
         """
         from renom_onnx.runtime.plot import plot_history
 
-        plot_history(self, path, series)
+        plot_history(self, path, {**self.metrics, **series})

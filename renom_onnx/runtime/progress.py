@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +33,12 @@ class epoch_bar:  # noqa: N801  (a context manager, used like a function)
         if self._bar is not None and time.perf_counter() - self._drawn > 0.1:
             self._draw(f"loss {loss:.4g}")
 
-    def finish(self, loss: float, validation_loss: float | None) -> None:
-        """Show the epoch's loss."""
+    def finish(self, loss: float, validation_loss: float | None, metrics: Mapping[str, float] | None = None) -> None:
+        """Show the epoch's loss and metrics."""
         if self._bar is not None:
             checked = "" if validation_loss is None else f", validation {validation_loss:.4g}"
-            self._draw(f"loss {loss:.4g}{checked}")
+            judged = "".join(f", {name} {value:.4g}" for name, value in (metrics or {}).items())
+            self._draw(f"loss {loss:.4g}{checked}{judged}")
 
     def _draw(self, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)

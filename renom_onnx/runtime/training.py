@@ -217,8 +217,7 @@ class TrainingSession:
             RunError: onnxruntime stopped.
         """
         given = {name: array for name, array in feeds.items() if name not in self._optional}
-        targets = {spec.name for spec in self.feeds} - self._inference_inputs() - set(self._optional)
-        with_loss = not targets or any(name in targets for name in given)
+        with_loss = not self.targets or any(name in self.targets for name in given)
         if with_loss not in self._evaluations:
             model = evaluation_model(self._model, self._step, with_loss=with_loss)
             session = open_session(as_bytes(model), self.device, **self._session_options)
@@ -245,8 +244,11 @@ class TrainingSession:
         loss = {self._step.evaluation_loss: self._step.loss}
         return dict(zip((loss.get(name, name) for name in names), results, strict=True))
 
-    def _inference_inputs(self) -> set[str]:
-        return {value.name for value in self._model.graph.input}
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the feeds that only the loss reads."""
+        inputs = {value.name for value in self._model.graph.input} | set(self._optional)
+        return tuple(spec.name for spec in self.feeds if spec.name not in inputs)
 
     # State
 

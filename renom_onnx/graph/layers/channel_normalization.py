@@ -28,7 +28,11 @@ def instance_body(op: Builder, x: Value, scale: Value, bias: Value, *, epsilon: 
 def group_body(op: Builder, x: Value, scale: Value, bias: Value, *, num_groups: int, epsilon: float) -> Value:
     """Y = (X - mean) / sqrt(variance + epsilon) scale + bias, over groups of channels; scale and bias per channel."""
     assert x.shape is not None
-    y = op.reshape_like(normalized(op, op.Reshape(x, [0, num_groups, -1]), [2], epsilon), x)
+    rank, c = len(x.shape), x.shape[1]
+    assert isinstance(c, int)
+    shape = op.vector(op.size_of(x, [0]), [num_groups, c // num_groups], op.size_of(x, range(2, rank)))
+    groups = op.Reshape(x, shape, allowzero=1)  # no size is left to be found, so that an empty batch works
+    y = op.reshape_like(normalized(op, groups, list(range(2, rank + 1)), epsilon), x)
     per_channel = [-1, *[1] * (len(x.shape) - 2)]
     return op.shaped(op.Add(op.Mul(y, op.Reshape(scale, per_channel)), op.Reshape(bias, per_channel)), x)
 

@@ -99,7 +99,7 @@ class Rnn(Layer):
             node.training_form = self._train
         if self.return_sequences:
             y = apply("Transpose", GraphElement(node.outputs[0]), perm=[2, 0, 1, 3])  # (T, D, N, H) to (N, T, D, H)
-            return apply("Reshape", y, integers([0, 0, -1]) if d > 1 else integers([0, 0, self.units]))
+            return apply("Reshape", y, integers([0, 0, d * self.units]))
         y = GraphElement(node.outputs[1])
         if d == 1:
             return apply("Squeeze", y, integers([0]))

@@ -1,0 +1,72 @@
+"""Feeding: the batches that an executor gives to its session, and the loss of an epoch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.converters.tree import data_names
+from renom_onnx.errors import ConversionError
+from renom_onnx.graph.distributor import DistributorElement, Stream
+from renom_onnx.graph.node import Node, Static, Value
+from renom_onnx.graph.site import created_at
+
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Array]
+
+
+class Source:
+    """The data leaves of a tree: batches of its distributor, or the arrays given to its layers."""
+
+    def __init__(self, nodes: Sequence[Node], root: Value) -> None:
+        streams = [node for node in nodes if isinstance(node, Stream)]
+        self.distributors = list(dict.fromkeys(stream.distributor for stream in streams))
+        names = data_names(nodes)
+        self.arrays: Feeds = {name: leaf.array for leaf, name in names.items() if isinstance(leaf, Static)}
+        self._columns = {names[stream]: stream.index for stream in streams}
+        if len(self.distributors) > 1:
+            raise ConversionError(
+                f"executor: the data must come from one distributor, got {len(self.distributors)}. "
+                f"{created_at(root.node.site)}"
+            )
+
+    @property
+    def n_batches(self) -> int:
+        """Steps of an epoch."""
+        return self.distributors[0].n_batches if self.distributors else 1
+
+    def batches(self, data: DistributorElement | None = None) -> Iterator[Feeds]:
+        """Yield the feeds of one epoch, of another distributor if one is given."""
+        source = data or next(iter(self.distributors), None)
+        if source is None:
+            yield dict(self.arrays)
+            return
+        columns = self._columns or {name: i for i, name in enumerate(self.arrays)}  # arrays: x and y in this order
+        indices = sorted(set(columns.values()))
+        for batch in source.batches(indices):
+            rows = dict(zip(indices, batch, strict=True))
+            yield {**self.arrays, **{name: rows[index] for name, index in columns.items()}}
+
+
+def converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:
+    """Return the feeds in the types of the file, which holds data as its layers want them."""
+    return {n: a if a.dtype == types[n] else a.astype(types[n]) for n, a in feeds.items() if n in types}
+
+
+class EpochLoss:
+    """The loss of an epoch: the sum of sums, or the mean weighted by rows."""
+
+    def __init__(self, root: Value) -> None:
+        self._is_mean = root.node.reduction == "mean"
+        self._sum = 0.0
+        self._rows = 0
+
+    def add(self, loss: float, feeds: Feeds) -> None:
+        rows = max((len(a) for a in feeds.values() if a.ndim), default=1)
+        self._sum += loss * (rows if self._is_mean else 1)
+        self._rows += rows
+
+    def value(self) -> float:
+        return self._sum / max(self._rows, 1) if self._is_mean else self._sum
