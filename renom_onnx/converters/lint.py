@@ -12,6 +12,7 @@ from onnx import shape_inference
 
 from renom_onnx.converters.importer import read_model, value_type
 from renom_onnx.converters.training_info import concatenate, with_graph
+from renom_onnx.errors import first_line
 from renom_onnx.graph import schema
 from renom_onnx.graph.node import type_text
 

@@ -13,6 +13,6 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     shape,
     softmax,
 )
-from renom_onnx.gradients.registry import Gradient, entries, find, gradient, not_differentiable
+from renom_onnx.gradients.registry import Gradient, entries, find, gradient, not_differentiable, refuse
 
-__all__ = ["Gradient", "entries", "find", "gradient", "not_differentiable"]
+__all__ = ["Gradient", "entries", "find", "gradient", "not_differentiable", "refuse"]

@@ -1,6 +1,6 @@
 """Operators without a gradient, and why. The reason completes "ArgMax has no gradient (it is ...)"."""
 
-from renom_onnx.gradients.registry import not_differentiable
+from renom_onnx.gradients.registry import not_differentiable, refuse
 
 not_differentiable("a comparison", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 not_differentiable("a test of each element", "IsInf", "IsNaN")
@@ -32,3 +32,19 @@ not_differentiable(
     "TfIdfVectorizer",
 )
 not_differentiable("a question about its operand's type", "OptionalHasElement", "SequenceLength")
+
+refuse(
+    "it runs a body that no gradient passes yet; unroll it", "If", "Loop", "Scan", "SequenceMap", "LinearAttention"
+)
+refuse(
+    "it handles sequences or optional values, through which no gradient passes yet",
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalGetElement",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SplitToSequence",
+)

@@ -22,14 +22,20 @@ Rule = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Gradient:
-    """A registered rule, or the reason why there is none."""
+    """A registered rule, or the reason why there is none.
+
+    With ``is_refused`` there would be a gradient but no rule gives it: following a path through the operator is an
+    error. Else the reason says why the gradient is zero, and the walk ends there without a word.
+    """
 
     op_type: str
     domain: str
     rule: Rule | None
     reason: str | None = None
+    is_refused: bool = False
     all_outputs: bool = False
     linear_in_each: bool = False
+    is_straight_through: bool = False
     reads: tuple[int, ...] = ()
     attribute_names: tuple[str, ...] = ()
     takes_optional: bool = True
@@ -48,6 +54,7 @@ def gradient(
     domain: str = "",
     all_outputs: bool = False,
     linear_in_each: bool = False,
+    is_straight_through: bool = False,
     reads: tuple[int, ...] = (),
 ) -> Callable[[Rule], Rule]:
     """Register a gradient rule for one operator, or for several that share it.
@@ -57,8 +64,10 @@ def gradient(
         domain: their domain; the default domain is ONNX's own.
         all_outputs: ``dy`` and ``y`` are tuples over all outputs of the node, None where there is no gradient.
         linear_in_each: the operator is linear in each input, so the checker uses step 1 and expects exact results.
-        reads: positions of inputs whose value the rule reads (`known_array`) if it is one constant number; the body is
-            then written for this value. Small int64 constants can be read anyway.
+        is_straight_through: the rule takes rounding for the identity, and passes gradients through integers: what
+            training with quantized values does.
+        reads: positions of inputs whose value the rule reads (`known_array`) if it is a constant of a few numbers; the
+            body is then written for this value. Small int64 constants can be read anyway.
 
     Raises:
         GradientError: the operator has a rule already.
@@ -81,6 +90,7 @@ def gradient(
                     rule,
                     all_outputs=all_outputs,
                     linear_in_each=linear_in_each,
+                    is_straight_through=is_straight_through,
                     reads=reads,
                     attribute_names=names,
                 )
@@ -94,6 +104,12 @@ def not_differentiable(reason: str, *op_types: str, domain: str = "") -> None:
     """State why operators have no gradient, as the end of "it is …"; the gradient stops at them."""
     for op_type in op_types:
         _add(Gradient(op_type, domain, None, reason))
+
+
+def refuse(reason: str, *op_types: str, domain: str = "") -> None:
+    """State why operators that have a derivative have no rule; a gradient that needs one is an error that says so."""
+    for op_type in op_types:
+        _add(Gradient(op_type, domain, None, reason, is_refused=True))
 
 
 def _add(entry: Gradient) -> None:

@@ -20,6 +20,7 @@ from renom_onnx.graph.activation import (
     softsign,
     swish,
 )
+from renom_onnx.graph.autocast import autocast
 from renom_onnx.graph.distributor import DistributorElement
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.indexing import get_item
@@ -81,6 +82,7 @@ from renom_onnx.graph.layers import (
     Softmax,
     Softplus,
     Softsign,
+    SpatialDropout,
     Sqrt,
     Square,
     Sub,
@@ -323,6 +325,7 @@ __all__ = [
     "Softplus",
     "SoftplusGraphElement",
     "Softsign",
+    "SpatialDropout",
     "Sqrt",
     "Square",
     "StaticVariable",
@@ -338,6 +341,7 @@ __all__ = [
     "adagrad_update",
     "adam_update",
     "adamax_update",
+    "autocast",
     "celu",
     "clip",
     "clipped_mean_squared",

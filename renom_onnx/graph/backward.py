@@ -14,7 +14,7 @@ import numpy as np
 
 from renom_onnx.errors import GradientError
 from renom_onnx.graph.builder import Builder, make_node
-from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against
+from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against, refusal
 from renom_onnx.graph.function import DOMAIN, Function, call
 from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Shape, Value, ancestors
 from renom_onnx.graph.parameter import Parameter
@@ -68,21 +68,23 @@ def reverse_walk(
         seeds: (value, its gradient), usually a loss and ones.
         opset: opset of the gradient bodies.
         wanted: values whose gradients are needed; only paths to them are followed, and an operator without a rule on
-            such a path is an error. None follows every path and needs the gradients of the trainable parameters.
+            such a path is an error. A path ends at the first of them. None follows every path and needs the gradients
+            of the trainable parameters.
         root: what an error calls the seeded value.
 
     Raises:
         GradientError: a wanted value is reached only through an operator that has no rule.
     """
     walk = ReverseWalk(opset)
-    order = ancestors(value for value, _ in seeds)
+    order = ancestors((value for value, _ in seeds), [value.node for value in wanted or ()])
     needed = _depend_on(order, wanted)
     for value, seed in seeds:
         walk.add(value, seed)
     for node in reversed(order):
         if node.is_leaf or node.stops_gradient or (wanted is not None and node not in needed):
             continue
-        dys = [walk.gradient(y) for y in node.outputs]
+        # Integers beside a float output are positions (MaxPool, TopK), which cut the gradient.
+        dys = [walk.gradient(y) if y.is_float or not node.output.is_float else None for y in node.outputs]
         if all(dy is None for dy in dys):
             continue
         if not is_differentiable(node):
@@ -101,11 +103,9 @@ def _depend_on(order: Sequence[Node], wanted: Collection[Value] | None) -> dict[
     """Return the nodes that depend on a wanted value, each with one such value."""
     if wanted is None:
         wanted = [node.output for node in order if isinstance(node, Mutable) and getattr(node, "trainable", False)]
-    by_node = {value.node: value for value in wanted}
-    needed: dict[Node, Value] = {}
+    needed: dict[Node, Value] = {value.node: value for value in wanted}
     for node in order:
-        if node in by_node:
-            needed[node] = by_node[node]
+        if node in needed:
             continue
         if node.stops_gradient:
             continue
@@ -118,8 +118,10 @@ def _depend_on(order: Sequence[Node], wanted: Collection[Value] | None) -> dict[
 
 def _no_rule(node: Node, value: Value, order: Sequence[Node], root: str) -> str:
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    reason = refusal(node)
+    why = f" ({reason})" if reason is not None else ""
     return (
-        f"{operator}: there is no gradient rule, but {root} depends on {value_name(value, order)} through it. "
+        f"{operator}: there is no gradient rule{why}, but {root} depends on {value_name(value, order)} through it. "
         f"Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient. {created_at(node.site)}"
     )
 
@@ -147,7 +149,7 @@ def explain_absence(root: Value, value: Value) -> str:
         if node in needed and not node.is_leaf and not node.stops_gradient and not is_differentiable(node):
             reason = reason_against(node)
             if reason is None:
-                return _no_rule(node, value, order)
+                return _no_rule(node, value, order, "the loss")
             return (
                 f"{node.op_type} has no gradient (it is {reason}), but the loss depends on {name} through it. "
                 f"{created_at(node.site)}"

@@ -16,8 +16,9 @@ from renom_onnx.gradients import Gradient, find
 from renom_onnx.graph import schema
 from renom_onnx.graph.broadcast import unbroadcast
 from renom_onnx.graph.builder import Builder, is_small_integer
+from renom_onnx.graph.expansion import expand, gradients_through
 from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
-from renom_onnx.graph.node import BACKWARD, Dim, Input, Node, Shape, Value, known_array
+from renom_onnx.graph.node import BACKWARD, Dim, Input, Node, Shape, Static, Value, known_array
 from renom_onnx.graph.site import created_at
 
 _bodies: dict[Any, tuple[Function, tuple[int, ...]] | None] = {}
@@ -28,13 +29,21 @@ def is_differentiable(node: Node) -> bool:
     if node.function is not None:
         return True
     entry = find(node.op_type, node.domain)
-    return entry is not None and entry.rule is not None
+    if entry is None:
+        return schema.has_body(node.op_type, node.opset, node.domain)
+    return entry.rule is not None
 
 
 def reason_against(node: Node) -> str | None:
-    """Return the stated reason why the operator has no gradient; None where nobody stated one."""
+    """Return the stated reason why the operator's gradient is zero; None where nobody stated one."""
     entry = find(node.op_type, node.domain)
-    return entry.reason if entry is not None else None
+    return entry.reason if entry is not None and not entry.is_refused else None
+
+
+def refusal(node: Node) -> str | None:
+    """Return the stated reason why the operator's gradient, which is not zero, cannot be had; None without one."""
+    entry = find(node.op_type, node.domain)
+    return entry.reason if entry is not None and entry.is_refused else None
 
 
 def gradient_node(node: Node, dys: Sequence[Value | None], *, opset: int) -> dict[int, Value]:
@@ -112,9 +121,11 @@ def _reads(node: Node) -> Collection[int]:
 
 
 def _readable(value: Value | None, is_read: bool) -> np.ndarray[Any, Any] | None:
-    """Return the constant that the body is specialised for: axes, shapes and the like, or one number that is read."""
+    """Return the constant that the body is specialised for: axes, shapes and the like, or a few numbers that are read."""
     array = known_array(value)
-    return array if array is not None and (is_small_integer(array) or (is_read and array.size == 1)) else None
+    if is_read and value is not None and array is None and isinstance(value.node, Static) and not value.node.is_batch:
+        array = value.node.array
+    return array if array is not None and (is_small_integer(array) or (is_read and array.size <= 16)) else None
 
 
 def _known_key(value: Value, is_read: bool) -> bytes | None:
@@ -192,9 +203,10 @@ def _differentiate(
 ) -> list[Value | None]:
     xs = [x if x is None or cast is None else op.Cast(x, to=cast) for x, cast in zip(xs, node.casts, strict=True)]
     if node.function is not None:
-        return _through_body(op, node.function, dys, xs)
+        return gradients_through(op, copy_body(node.function, xs), dys, xs)
     entry = find(node.op_type, node.domain)
-    assert entry is not None and entry.rule is not None
+    if entry is None:
+        return gradients_through(op, expand(op, node, xs), dys, xs)
     first = next(dy for dy in dys if dy is not None)
     if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
         dtype = ys[0].dtype
@@ -229,18 +241,6 @@ def _apply_rule(
         result = entry.rule(op, dys[0], ys[0], *xs, **attributes)
     grads = list(result) if isinstance(result, tuple | list) else [result]
     return (grads + [None] * len(xs))[: len(xs)]  # gradients of absent trailing operands are dropped
-
-
-def _through_body(
-    op: Builder, function: Function, dys: list[Value | None], xs: list[Value | None]
-) -> list[Value | None]:
-    from renom_onnx.graph.backward import reverse_walk  # the walk and its nodes need each other
-
-    outputs = copy_body(function, xs)
-    seeds = [(y, dy) for y, dy in zip(outputs, dys, strict=True) if dy is not None]
-    wanted = [x for x in xs if x is not None]
-    walk = reverse_walk(seeds, opset=op.opset, wanted=wanted)
-    return [None if x is None else walk.gradient(x) for x in xs]
 
 
 def dims_known(dims: Sequence[Dim]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.errors import DTypeError
-from renom_onnx.graph import layer, schema
+from renom_onnx.graph import autocast, layer, schema
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.node import Constant, Node, Value
@@ -45,6 +45,7 @@ def apply_node(
     """Return the node of an ONNX operator over elements, in the layer that is being called."""
     values = [x.output if isinstance(x, GraphElement) else x for x in inputs]
     newest = _newest(values)
+    casts = autocast.operand_casts(op_type, values, casts if casts is not None else [None] * len(values))
     node = make_node(
         op_type,
         values,

@@ -146,6 +146,11 @@ def has_element_type(dtype: np.dtype[Any]) -> bool:
     return True
 
 
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return the NumPy type of a name such as "float32" or "bfloat16"."""
+    return dtype_of(onnx.TensorProto.DataType.Value(name.upper())) if name == "bfloat16" else np.dtype(name)
+
+
 def dtype_of(element: int) -> np.dtype[Any]:
     """Return the NumPy type of ONNX's number of an element type."""
     return np.dtype(helper.tensor_dtype_to_np_dtype(element))
@@ -251,19 +256,8 @@ def _infer(
     site: Site,
 ) -> list[tuple[np.dtype[Any], tuple[Dim | None, ...] | None]]:
     _guard(op, attributes, types, site)
-    names = ["" if t is None else f"i{k}" for k, t in enumerate(types)]
-    outputs = [f"o{k}" for k in range(n_outputs)]
-    node = helper.make_node(op.name, names, outputs, domain=op.domain)
-    for name, value in attributes.items():
-        if isinstance(value, np.ndarray):
-            value = numpy_helper.from_array(value)
-        attribute_type = getattr(onnx.AttributeProto, op.attributes[name].kind.upper())
-        node.attribute.append(helper.make_attribute(name, value, attr_type=attribute_type))
-    input_types = {
-        name: helper.make_tensor_type_proto(element_type(t[0]), t[1])
-        for name, t in zip(names, types, strict=True)
-        if t is not None
-    }
+    node, input_types = _node_proto(op, attributes, types, n_outputs)
+    names = list(node.input)
     input_data = {names[i]: numpy_helper.from_array(array, names[i]) for i, array in data.items()}
     try:
         inferred = shape_inference.infer_node_outputs(
@@ -278,7 +272,100 @@ def _infer(
         raise DTypeError(_message(op, str(e), types, site)) from e
     except (shape_inference.InferenceError, RuntimeError) as e:
         raise ShapeError(_message(op, str(e), types, site)) from e
-    return [_type_of(op, inferred.get(name), types, site) for name in outputs]
+    return [_type_of(op, inferred.get(name), types, site) for name in node.output]
+
+
+def _node_proto(
+    op: Operator, attributes: Mapping[str, Any], types: Sequence[TypeAndShape | None], n_outputs: int
+) -> tuple[Any, dict[str, Any]]:
+    """Return a node of the operator, and the types of its inputs by name."""
+    names = ["" if t is None else f"i{k}" for k, t in enumerate(types)]
+    node = helper.make_node(op.name, names, [f"o{k}" for k in range(n_outputs)], domain=op.domain)
+    for name, value in attributes.items():
+        if isinstance(value, np.ndarray):
+            value = numpy_helper.from_array(value)
+        attribute_type = getattr(onnx.AttributeProto, op.attributes[name].kind.upper())
+        node.attribute.append(helper.make_attribute(name, value, attr_type=attribute_type))
+    input_types = {
+        name: helper.make_tensor_type_proto(element_type(t[0]), t[1])
+        for name, t in zip(names, types, strict=True)
+        if t is not None
+    }
+    return node, input_types
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of an operator's body; names connect them, "" is an absent operand."""
+
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OperatorBody:
+    """What ONNX's schema says an operator computes, in simpler operators of the default domain."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def has_body(op_type: str, opset: int, domain: str = "") -> bool:
+    """Whether the operator is defined by simpler ones, for some types at least."""
+    if not has_operator(op_type, opset, domain):
+        return False
+    schema = defs.get_schema(op_type, opset, domain)
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def operator_body(
+    op: Operator,
+    opset: int,
+    attributes: Mapping[str, Any],
+    types: Sequence[TypeAndShape | None],
+    n_outputs: int,
+) -> OperatorBody | None:
+    """Return the body that the schema gives for operands of these types, None where it gives none.
+
+    Args:
+        op: the operator.
+        opset: of the body's operators.
+        attributes: as `plain_attributes` returns them.
+        types: of the inputs; None for an absent one.
+        n_outputs: how many outputs the node has.
+    """
+    schema = defs.get_schema(op.name, opset, op.domain)
+    written, static = schema.context_dependent_function_opset_versions, schema.function_opset_versions
+    versions = [version for version in [*written, *static] if version <= opset]
+    if not versions:
+        return None
+    version = max(versions)
+    node, by_name = _node_proto(op, attributes, types, n_outputs)
+    function = onnx.FunctionProto()
+    if version in written:
+        operands = [by_name.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+        function.ParseFromString(
+            schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), operands)
+        )
+    else:
+        function.ParseFromString(schema.get_function_with_opset_version(version))
+    given = attributes_with_defaults(op, attributes)
+    steps = tuple(_step(proto, given) for proto in function.node)
+    return OperatorBody(tuple(function.input), tuple(function.output), steps)
+
+
+def _step(proto: Any, given: Mapping[str, Any]) -> Step:
+    attributes = {}
+    for attribute in proto.attribute:
+        value = given.get(attribute.ref_attr_name) if attribute.ref_attr_name else None
+        if not attribute.ref_attr_name:
+            value = _plain(helper.get_attribute_value(attribute))
+        if value is not None:
+            attributes[attribute.name] = value
+    return Step(proto.op_type, tuple(proto.input), tuple(proto.output), attributes)
 
 
 def _shape_opset(op: Operator, opset: int, attributes: Mapping[str, Any]) -> int:

@@ -6,7 +6,6 @@ types and symbolic shapes; arrays and parameters are fed.
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, 
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates
 from renom_onnx.runtime.device import Device, open_session
+from renom_onnx.runtime.failure import run_error
 
 Array = np.ndarray[Any, Any]
 
@@ -98,7 +98,7 @@ def _compile(values: Sequence[Value], nodes: Sequence[Node]) -> _Compiled:
     try:
         session = open_session(as_bytes(writer.model(graph)), Device("cpu"), shared_threads=False, spinning=False)
     except RunError as e:
-        raise RunError(_explain(str(e), names, nodes)) from e
+        raise _error(e, names, nodes) from e
     fed = {i.name for i in graph.input}
     feeds = [
         (i, writer.names.of(node.output))
@@ -136,7 +136,7 @@ def _evaluate(
         try:
             outputs = compiled.session.run(compiled.fetches, feeds)
         except Exception as e:
-            raise RunError(_explain(str(e), compiled.node_names, nodes)) from e
+            raise _error(e, compiled.node_names, nodes) from e
         results = dict(zip(computed, outputs, strict=True))
     for distributor, indices in distributors.items():
         distributor.advance(indices)
@@ -173,19 +173,9 @@ def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[Distrib
     return arrays, distributors
 
 
-def _explain(message: str, node_names: Mapping[str, int], nodes: Sequence[Node]) -> str:
-    """Answer onnxruntime's error with the user's line of the node that it names."""
-    text = message.strip().split("\n")[0].rstrip(".")
-    found = re.search(r"(?:Name:|with name )'([^']*)'", text)
-    if found is not None:
-        name = found[1]
-        while name and name not in node_names:  # inlined nodes are called after their function's call
-            name = name.rpartition("/")[0] if "/" in name else name[:-1]
-        if name in node_names:
-            node = nodes[node_names[name]]
-            detail = text.split("Status Message: ")[-1]
-            return f"{node.op_type}: onnxruntime stopped, got: {detail}. {created_at(node.site)}"
-    return f"evaluate: onnxruntime stopped, got: {text}. {created_at(nodes[-1].site)}"
+def _error(error: Exception, node_names: Mapping[str, int], nodes: Sequence[Node]) -> RunError:
+    origins = {name: nodes[i] for name, i in node_names.items()}
+    return run_error("evaluate", error, origins, nodes[-1].site)
 
 
 def take_step(step: Updates) -> None:

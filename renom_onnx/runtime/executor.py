@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from renom_onnx.errors import ConversionError, DeviceError
 from renom_onnx.graph.distributor import DistributorElement
 from renom_onnx.graph.node import Mutable, ancestors
 from renom_onnx.graph.optimizer import Optimizer
+from renom_onnx.runtime.failure import user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.metric import Metric, as_metric
@@ -181,7 +183,8 @@ class TrainingExecutor:
                 self._optimizer.learning_rate = schedule(self._n_steps)
                 self.session.learning_rate = self._optimizer.learning_rate
             self._emit("Step-Start")
-            loss = float(self.session.step(feeds))
+            with self._user_lines():
+                loss = float(self.session.step(feeds))
             self._n_steps += 1
             self._emit("Step-Finish", loss)
             total.add(loss, feeds)
@@ -194,11 +197,15 @@ class TrainingExecutor:
             metric.reset()
         for batch in self._source.batches(data):
             feeds = converted(batch, self._types)
-            found = self.session.evaluate(feeds)
+            with self._user_lines():
+                found = self.session.evaluate(feeds)
             total.add(float(found[self.session.loss_name].reshape(-1)[0]), feeds)
             for metric in metrics.values():
                 metric.update(found[self.session.outputs[0]], self._target(feeds))
         return total.value()
+
+    def _user_lines(self) -> AbstractContextManager[None]:
+        return user_lines("execute", [*self._updates.next_values.values(), self._updates.training_loss, self._root])
 
     def _target(self, feeds: Feeds) -> Array:
         """Return what the prediction is compared with: the first input that inference does not need."""

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from renom_onnx.errors import RunError, first_line
-from renom_onnx.graph.node import Node
+from renom_onnx.graph.naming import TreeNames
+from renom_onnx.graph.node import Node, Value, ancestors
 from renom_onnx.graph.site import Site, created_at
 
-Origins = Mapping[str, Node]
-"""The nodes of a tree by their names in the model."""
 
-
-def run_error(caller: str, error: Exception, origins: Origins | None = None, site: Site | None = None) -> RunError:
+def run_error(
+    caller: str, error: Exception, origins: Mapping[str, Node] | None = None, site: Site | None = None
+) -> RunError:
     """Return what to raise for an error of onnxruntime.
 
     Args:
         caller: what ran.
         error: what onnxruntime raised.
-        origins: the nodes that the program made, by name.
+        origins: the nodes that the program made, by their names in the model.
         site: the user's line where the error names no node of theirs.
 
     Example:
-        >>> str(run_error("InferenceSession.run", ValueError("no memory. ")))
-        'InferenceSession.run: onnxruntime stopped, got: no memory.'
+        >>> run_error("InferenceSession.run", ValueError("no memory. "))
+        RunError('InferenceSession.run: onnxruntime stopped, got: no memory.')
     """
     text = first_line(error)
     node = _named_node(text, origins or {})
@@ -35,9 +36,27 @@ def run_error(caller: str, error: Exception, origins: Origins | None = None, sit
     return RunError(f"{caller}: onnxruntime stopped, got: {text}.{closing}")
 
 
-def _named_node(text: str, origins: Origins) -> Node | None:
+def _named_node(text: str, origins: Mapping[str, Node]) -> Node | None:
     found = re.search(r"(?:Name:|with name )'([^']*)'", text)
     name = found[1] if found is not None else ""
     while name and name not in origins:  # the nodes of a call that is written out are called after the call
         name = name.rpartition("/")[0] if "/" in name else name[:-1]
     return origins.get(name)
+
+
+@contextlib.contextmanager
+def user_lines(caller: str, values: Iterable[Value]) -> Iterator[None]:
+    """Give the errors of a session that runs a tree the user's lines.
+
+    Args:
+        caller: what ran.
+        values: the outputs of the tree, the one that the user knows last.
+    """
+    try:
+        yield
+    except RunError as e:
+        if not isinstance(e.__cause__, Exception):
+            raise
+        values = list(values)
+        origins = {name: node for node, name in TreeNames(ancestors(values)).nodes.items()}
+        raise run_error(caller, e.__cause__, origins, values[-1].node.site) from e.__cause__

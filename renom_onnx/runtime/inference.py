@@ -13,7 +13,7 @@ from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.training_info import inference_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.runtime.device import CudaOptions, open_session, parse_device
-from renom_onnx.runtime.failure import Origins, run_error
+from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +27,6 @@ class InferenceSession:
         device: "cpu", "cuda" or "cuda:1"; default: the best there is.
         threads: default: all cores.
         cuda: options of the CUDA provider.
-        origins: nodes of the program by name, whose lines errors give.
 
     Attributes:
         inputs: what `run` must be fed.
@@ -51,11 +50,9 @@ class InferenceSession:
         *,
         threads: int | None = None,
         cuda: CudaOptions | None = None,
-        origins: Origins | None = None,
     ) -> None:
         proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
         self.device = parse_device(device)
-        self._origins = origins
         if proto.training_info:
             proto = inference_model(proto)
         initialized = {tensor.name for tensor in proto.graph.initializer}
@@ -77,5 +74,5 @@ class InferenceSession:
         try:
             results = self._session.run(list(self.outputs), arrays)
         except Exception as e:
-            raise run_error("InferenceSession.run", e, self._origins) from e
+            raise run_error("InferenceSession.run", e) from e
         return dict(zip(self.outputs, results, strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 
 from renom_onnx.converters.export import to_onnx
 from renom_onnx.graph.node import ancestors
+from renom_onnx.runtime.failure import user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import History
 from renom_onnx.runtime.inference import InferenceSession
@@ -58,7 +59,9 @@ class InferenceExecutor:
         types = {spec.name: spec.dtype for spec in session.inputs}
         for batch in self._source.batches():
             feeds = converted(batch, types)
-            yield feeds, session.run(feeds)["output"]
+            with user_lines("execute", [self._element.output]):
+                outputs = session.run(feeds)
+            yield feeds, outputs["output"]
 
 
 class PrintingInferenceExecutor(InferenceExecutor):

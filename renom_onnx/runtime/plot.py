@@ -20,7 +20,9 @@ def plot_history(history: History, path: str | os.PathLike[str], series: Mapping
     figure = Figure(figsize=(9 if series else 5, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if series else 1, squeeze=False)[0]
-    curves: list[tuple[str, Sequence[float]]] = [("training", history.losses), ("validation", history.validation_losses)):
+    curves: list[tuple[str, Sequence[float]]] = [("training", history.losses)]
+    curves.append(("validation", history.validation_losses))
+    for name, values in curves:
         if values:
             axes[0].plot(range(1, len(values) + 1), values, marker=".", label=name)
     axes[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))

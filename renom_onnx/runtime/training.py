@@ -21,8 +21,8 @@ from renom_onnx.converters.training_info import (
     without_state,
 )
 from renom_onnx.converters.tree import as_bytes
-from renom_onnx.errors import RunError
 from renom_onnx.runtime.device import CudaOptions, Device, open_session, parse_device
+from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.tensor import Tensor
 
@@ -175,10 +175,10 @@ class TrainingSession:
             RunError: onnxruntime stopped; then nothing was changed.
         """
         arrays, sizes = check_feeds("TrainingSession.step", self.feeds, feeds, tuple(self._optional))
-        for name in self._optional:
-            if name in arrays:
-                self._optional[name].write(arrays.pop(name))
         run = self._run(sizes)
+        optional = {name: self._optional[name].read() for name in self._optional if name in arrays}
+        for name in optional:
+            self._optional[name].write(arrays.pop(name))
         run.write(arrays, self.device)
         previous = self._pending() if self._pending is not None else None
         if previous is not None:
@@ -186,8 +186,9 @@ class TrainingSession:
         try:
             run.session.run_with_iobinding(run.bindings[self._current])
         except Exception as e:
-            detail = str(e).strip().split("\n")[0].rstrip(".")
-            raise RunError(f"TrainingSession.step: onnxruntime stopped, got: {detail}.") from e
+            for name, array in optional.items():
+                self._optional[name].write(array)
+            raise run_error("TrainingSession.step", e) from e
         self._current = 1 - self._current
         loss = Loss(self._loss)
         self._pending = weakref.ref(loss)
@@ -238,8 +239,7 @@ class TrainingSession:
         try:
             session.run_with_iobinding(binding)
         except Exception as e:
-            detail = str(e).strip().split("\n")[0].rstrip(".")
-            raise RunError(f"TrainingSession.evaluate: onnxruntime stopped, got: {detail}.") from e
+            raise run_error("TrainingSession.evaluate", e) from e
         results = [np.array(value.numpy()) for value in binding.get_outputs()]
         loss = {self._step.evaluation_loss: self._step.loss}
         return dict(zip((loss.get(name, name) for name in names), results, strict=True))

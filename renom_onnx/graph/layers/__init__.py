@@ -17,7 +17,7 @@ from renom_onnx.graph.layers.channel_normalization import GroupNormalize, Instan
 from renom_onnx.graph.layers.convolution import Conv
 from renom_onnx.graph.layers.deconvolution import Deconv
 from renom_onnx.graph.layers.dense import Dense
-from renom_onnx.graph.layers.dropout import Dropout
+from renom_onnx.graph.layers.dropout import Dropout, SpatialDropout
 from renom_onnx.graph.layers.embedding import Embedding, PositionalEmbedding
 from renom_onnx.graph.layers.flatten import Flatten
 from renom_onnx.graph.layers.gate import Gelu, HardSwish, Mish, Silu, Swish
@@ -106,6 +106,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Softsign",
+    "SpatialDropout",
     "Sqrt",
     "Square",
     "Sub",

@@ -30,8 +30,8 @@ class MultiHeadAttention(Layer):
     Parameters: w_q, w_k, w_v, w_o (E, E), where the keys' own size stands for the first E of w_k and w_v; b_q, b_k,
     b_v, b_o (E,).
 
-    Called with x (N, T, E) for self-attention, or with query (N, T, E), key (N, S, *) and value (N, S, *) (default: the
-    key); returns (N, T, E).
+    Called with x (N, T, E) for self-attention, or with query (N, T, E), key (N, S, *), value (N, S, *) (default: the
+    key) and a mask (N, S), booleans or numbers, whose zeros no query attends to; returns (N, T, E).
 
     Raises:
         ShapeError: an input has not three axes with a known last size, heads does not divide E, or T is not known with
@@ -55,7 +55,11 @@ class MultiHeadAttention(Layer):
         self.bias = bias
 
     def forward(
-        self, query: GraphElement, key: GraphElement | None = None, value: GraphElement | None = None
+        self,
+        query: GraphElement,
+        key: GraphElement | None = None,
+        value: GraphElement | None = None,
+        mask: GraphElement | None = None,
     ) -> GraphElement:
         """Return what the query attends to."""
         key = query if key is None else key
@@ -72,9 +76,14 @@ class MultiHeadAttention(Layer):
         v = self._heads(value, "v", size, [0, 2, 1, 3])
         scale = ConstantLeaf(np.array(1 / math.sqrt(size // self.heads), q.dtype)).output
         scores = apply("MatMul", apply("Mul", q, scale), k)
+        lowest = np.finfo(q.dtype).min / 2
+        if mask is not None:
+            exact_axes(mask, "MultiHeadAttention: mask", 2, "(N, S)")
+            is_seen = apply("Unsqueeze", mask, integers([1, 2]), casts=[np.dtype(bool), None])
+            scores = apply("Where", is_seen, scores, ConstantLeaf(np.array(lowest, q.dtype)).output)
         if self.causal:
             rows, columns = (known_sizes(x, [1], "MultiHeadAttention")[0] for x in (query, key))
-            hidden = np.triu(np.full((rows, columns), np.finfo(q.dtype).min / 2, q.dtype), 1)
+            hidden = np.triu(np.full((rows, columns), lowest, q.dtype), 1)
             scores = apply("Add", scores, ConstantLeaf(hidden).output)
         found = apply("MatMul", apply("Softmax", scores, axis=-1), v)
         joined = apply("Reshape", apply("Transpose", found, perm=[0, 2, 1, 3]), integers([0, 0, size]))
@@ -88,4 +97,4 @@ class MultiHeadAttention(Layer):
         own = known_sizes(x, [2], "MultiHeadAttention")[0]
         w = self.parameter(f"w_{name}", (own, size), self.initializer)
         y = apply("MatMul", x, w, casts=[cast_to_precision(x), None])
-        return apply("Add", y, self.parameter(f"b_{name}", (size,), Constant(0))) if self.bias else y
+        return y + self.parameter(f"b_{name}", (size,), Constant(0)) if self.bias else y

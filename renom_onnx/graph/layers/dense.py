@@ -57,4 +57,4 @@ class Dense(Layer):
         if len(shape) == 2:
             return apply("Gemm", x, w, b, casts=[cast, None, None])
         y = apply("MatMul", x, w, casts=[cast, None])
-        return y if b is None else apply("Add", y, b)
+        return y if b is None else y + b

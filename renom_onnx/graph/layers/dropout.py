@@ -12,6 +12,7 @@ from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.function import call
 from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.layers.size import axes_of
 from renom_onnx.graph.node import Constant, State, Value
 from renom_onnx.graph.operators import apply_node
 from renom_onnx.graph.random import dropout_mask
@@ -43,7 +44,9 @@ class Dropout(Layer):
     def __init__(self, dropout_rate: float = 0.5) -> None:
         super().__init__()
         if not 0 <= dropout_rate < 1:
-            raise ShapeError(f"Dropout: the rate must be in [0, 1), got {dropout_rate}. {created_at(user_site())}")
+            raise ShapeError(
+                f"{type(self).__name__}: the rate must be in [0, 1), got {dropout_rate}. {created_at(user_site())}"
+            )
         self.dropout_rate = dropout_rate
         self._key = seed.layer_key()
         self._step = State(np.array(0, np.int64), "step", self)
@@ -63,12 +66,13 @@ class Dropout(Layer):
             x = op.Cast(x, to=cast)
         n_uses = sum(1 for node in forward.values if getattr(node.node.training_form, "__self__", None) is self)
         key = op.constant((self._key + n_uses) % 2**32, np.uint32)
-        function = dropout_mask(x.dtype, x.shape, self.dropout_rate, op.opset)
+        like = self._masked(op, x)
+        function = dropout_mask(x.dtype, like.shape, self.dropout_rate, op.opset)
         mask = call(
             function,
-            [x, key, self._step.output],
+            [like, key, self._step.output],
             {},
-            [(x.dtype, x.shape)],
+            [(x.dtype, like.shape)],
             site=op.origin.site,
             layers=op.origin.layers,
             origin=op.origin,
@@ -76,3 +80,33 @@ class Dropout(Layer):
         if self._step not in forward.next_values:
             forward.next_values[self._step] = op.Add(self._step.output, 1)
         return [op.Mul(x, mask.output)]
+
+    def _masked(self, op: Builder, x: Value) -> Value:
+        """Return a value that has an element for each one that is dropped or kept."""
+        return x
+
+
+class SpatialDropout(Dropout):
+    """Dropout of whole channels: in training, each is 0 with probability `dropout_rate`, else x / (1 - dropout_rate).
+
+    Args:
+        dropout_rate: in [0, 1).
+
+    Called with x (N, C, *S), returns the same shape.
+
+    Raises:
+        ShapeError: the rate is out of range, or x has fewer than three axes.
+
+    Source: Tompson et al. 2015, arXiv:1411.4280; https://onnx.ai/onnx/operators/onnx__Dropout.html.
+    """
+
+    def forward(self, x: GraphElement) -> GraphElement:
+        """Return x, as inference sees it."""
+        axes_of(x, "SpatialDropout", 3, "(N, C, *S)")
+        return super().forward(x)
+
+    def _masked(self, op: Builder, x: Value) -> Value:
+        assert x.shape is not None
+        axes = list(range(2, len(x.shape)))
+        first: Value = op.Slice(x, [0] * len(axes), [1] * len(axes), axes)
+        return first

@@ -60,4 +60,4 @@ class WeightNormalize(Layer):
         b = self.parameter("b", (1, self.units), Constant(0)) if self.bias else None
         v = apply("Div", apply("Mul", w, g), apply("ReduceL2", w, integers([0]), keepdims=1))
         y = apply("MatMul", x, v, casts=[cast_to_precision(x), None])
-        return y if b is None else apply("Add", y, b)
+        return y if b is None else y + b

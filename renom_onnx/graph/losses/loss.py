@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from renom_onnx.errors import ConversionError, ShapeError
+from renom_onnx.graph.autocast import autocast
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.node import Node
@@ -31,7 +32,8 @@ class Loss(Layer):
 
     def __call__(self, *inputs: Any) -> GraphElement:
         """Connect prediction and target; the result is the loss, one number unless the reduction is None."""
-        output = super().__call__(*inputs)
+        with autocast(None):  # losses need the range of their parameters' type
+            output = super().__call__(*inputs)
         prediction = inputs[0]
         node = output.output.node
         compared = prediction.output if isinstance(prediction, GraphElement) else _first_leaf(node).output
