@@ -183,7 +183,7 @@ class TrainingExecutor:
                 self._optimizer.learning_rate = schedule(self._n_steps)
                 self.session.learning_rate = self._optimizer.learning_rate
             self._emit("Step-Start")
-            with self._user_lines():
+            with self._user_lines(feeds):
                 loss = float(self.session.step(feeds))
             self._n_steps += 1
             self._emit("Step-Finish", loss)
@@ -197,15 +197,20 @@ class TrainingExecutor:
             metric.reset()
         for batch in self._source.batches(data):
             feeds = converted(batch, self._types)
-            with self._user_lines():
+            with self._user_lines(feeds):
                 found = self.session.evaluate(feeds)
             total.add(float(found[self.session.loss_name].reshape(-1)[0]), feeds)
             for metric in metrics.values():
                 metric.update(found[self.session.outputs[0]], self._target(feeds))
         return total.value()
 
-    def _user_lines(self) -> AbstractContextManager[None]:
-        return user_lines("execute", [*self._updates.next_values.values(), self._updates.training_loss, self._root])
+    def _user_lines(self, feeds: Feeds) -> AbstractContextManager[None]:
+        def again() -> None:
+            model, _ = training_model(self._updates, inline=True)
+            TrainingSession(model, "cpu").step(feeds)
+
+        values = [*self._updates.next_values.values(), self._updates.training_loss, self._root]
+        return user_lines("execute", values, again)
 
     def _target(self, feeds: Feeds) -> Array:
         """Return what the prediction is compared with: the first input that inference does not need."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from renom_onnx.errors import RunError, first_line
 from renom_onnx.graph.naming import TreeNames
@@ -28,6 +28,7 @@ def run_error(
         RunError('InferenceSession.run: onnxruntime stopped, got: no memory.')
     """
     text = first_line(error)
+    text = re.sub(r"/\S+:\d+ \S.* was false\. (?=\S)", "", text)  # a place in onnxruntime's own source
     node = _named_node(text, origins or {})
     if node is not None:
         detail = text.split("Status Message: ")[-1]
@@ -45,18 +46,30 @@ def _named_node(text: str, origins: Mapping[str, Node]) -> Node | None:
 
 
 @contextlib.contextmanager
-def user_lines(caller: str, values: Iterable[Value]) -> Iterator[None]:
+def user_lines(caller: str, values: Iterable[Value], again: Callable[[], object] | None = None) -> Iterator[None]:
     """Give the errors of a session that runs a tree the user's lines.
 
     Args:
         caller: what ran.
         values: the outputs of the tree, the one that the user knows last.
+        again: runs the tree once more with every call written out: in a call onnxruntime names no node.
     """
     try:
         yield
     except RunError as e:
-        if not isinstance(e.__cause__, Exception):
+        cause = e.__cause__
+        if not isinstance(cause, Exception):
             raise
+        if again is not None and "Name:''" in str(cause):
+            cause = _cause_of(again) or cause
         values = list(values)
         origins = {name: node for node, name in TreeNames(ancestors(values)).nodes.items()}
-        raise run_error(caller, e.__cause__, origins, values[-1].node.site) from e.__cause__
+        raise run_error(caller, cause, origins, values[-1].node.site) from cause
+
+
+def _cause_of(again: Callable[[], object]) -> Exception | None:
+    try:
+        again()
+    except RunError as e:
+        return e.__cause__ if isinstance(e.__cause__, Exception) else None
+    return None

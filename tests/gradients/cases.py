@@ -42,6 +42,11 @@ class Case:
         return sorted({node.op_type for node in self.model.graph.node if node.op_type != "Constant"})
 
     @property
+    def opset(self) -> int:
+        """What `vjp` takes it for."""
+        return max(int(opset_import(self.model).version), DEFAULT_OPSET)
+
+    @property
     def entries(self) -> list[Gradient | None]:
         return [find(op_type) for op_type in self.operators]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from renom_onnx.gradients import entries
-from renom_onnx.graph.schema import operator_names
+from renom_onnx.gradients import entries, find
+from renom_onnx.graph.schema import has_body, operator_names
 from tests.gradients.cases import NEWEST_OPSET
 
 
@@ -17,14 +17,20 @@ def summary(reports: Iterable[Any]) -> list[str]:
         for key, value in getattr(report, "user_properties", ()):
             if key in found:
                 found[key].add(value)
-    rules = {entry.op_type for entry in entries() if entry.rule is not None and entry.domain == ""}
-    reasons = {entry.op_type for entry in entries() if entry.rule is None and entry.domain == ""}
-    missing = [name for name in operator_names(NEWEST_OPSET) if name not in rules | reasons]
+    own = [entry for entry in entries() if entry.domain == ""]
+    reasons = {entry.op_type for entry in own if entry.rule is None and not entry.is_refused}
+    refused = {entry.op_type for entry in own if entry.is_refused}
+    names = operator_names(NEWEST_OPSET)
+    bodies = {name for name in names if find(name) is None and has_body(name, NEWEST_OPSET)}
+    rules = {entry.op_type for entry in own if entry.rule is not None} | bodies
+    missing = [name for name in names if name not in rules | reasons | refused]
     unproved = sorted(rules - found["proved"])
     return [
-        f"{len(found['proved'])} operators proved, {len(unproved)} with a rule that no case proves: {_list(unproved)}",
+        f"{len(found['proved'])} operators proved, {len(unproved)} with a rule or body that no case proves: {_list(unproved)}",
         f"{len(reasons)} with a reason, {len(reasons & found['reasoned'])} of them seen constant",
-        f"{len(missing)} without either: {_list(missing)}",
+        f"{len(bodies)} through the body in their schema: {_list(sorted(bodies))}",
+        f"{len(refused)} refused with a reason: {_list(sorted(refused))}",
+        f"{len(missing)} without any of these: {_list(missing)}",
         f"{len(found['redrawn'])} cases moved off a kink or jump of their sample point",
     ]
 
