@@ -8,6 +8,7 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     indexing,
     linear,
     loss,
+    normalization,
     pooling,
     reduction,
     shape,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from renom_onnx.errors import DTypeError, GradientError
 from renom_onnx.graph import schema, tree
+from renom_onnx.graph.arithmetic import Arithmetic
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.node import Leaf, Static, Value
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class GraphElement:
+class GraphElement(Arithmetic):
     """A value of a tree: evaluated when printed, never before.
 
     Elements are combined with operators, layers and functions of `renom_onnx.graph`; arrays and numbers are taken from
@@ -214,74 +215,6 @@ class GraphElement:
         """Return `get_training_executor`, the seed's spelling."""
         return self.get_training_executor(optimizer)
 
-    # Methods of the field; the operators are defined below
-
-    def sum(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
-        """Sum over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html."""
-        from renom_onnx.graph.operators import reduce_
-
-        return reduce_("ReduceSum", self, axis, keepdims)
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
-        """Mean over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMean.html."""
-        from renom_onnx.graph.operators import reduce_
-
-        return reduce_("ReduceMean", self, axis, keepdims)
-
-    def reshape(self, *shape: Any) -> GraphElement:
-        """Return the elements in a new shape; -1 is what is left over, 0 keeps a size."""
-        from renom_onnx.graph.operators import reshape
-
-        return reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
-        """Return the largest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMax.html."""
-        from renom_onnx.graph.operators import reduce_
-
-        return reduce_("ReduceMax", self, axis, keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> GraphElement:
-        """Return the smallest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMin.html."""
-        from renom_onnx.graph.operators import reduce_
-
-        return reduce_("ReduceMin", self, axis, keepdims)
-
-    def exp(self) -> GraphElement:
-        """E to the power of each element."""
-        from renom_onnx.graph.operators import exp
-
-        return exp(self)
-
-    def log(self) -> GraphElement:
-        """Natural logarithm of each element."""
-        from renom_onnx.graph.operators import log
-
-        return log(self)
-
-    def sqrt(self) -> GraphElement:
-        """Square root of each element."""
-        from renom_onnx.graph.operators import sqrt
-
-        return sqrt(self)
-
-    def square(self) -> GraphElement:
-        """Square of each element."""
-        from renom_onnx.graph.operators import square
-
-        return square(self)
-
-    def clip(self, floor: float, ceil: float) -> GraphElement:
-        """Each element, at least ``floor`` and at most ``ceil``."""
-        from renom_onnx.graph.operators import clip
-
-        return clip(self, floor, ceil)
-
-    def __getitem__(self, index: Any) -> GraphElement:
-        """Return the elements at an index, as NumPy would; see `renom_onnx.graph.get_item`."""
-        from renom_onnx.graph.indexing import get_item
-
-        return get_item(self, index)
-
     __iter__ = None  # an index alone would make it a sequence without end
 
 
@@ -290,60 +223,15 @@ def static(array: Any, *, is_batch: bool = False) -> GraphElement:
     return GraphElement(Static(as_numbers(array, "StaticVariable: an array"), is_batch=is_batch).output)
 
 
-def as_numbers(array: Any, what: str) -> Array:
+def as_numbers(given: Any, what: str) -> Array:
     """Return an array of numbers that ONNX has, in the byte order of this machine.
 
     Raises:
         DTypeError: ``what`` holds something else.
     """
-    array = np.asarray(array)
+    array: Array = np.asarray(given)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "biufV" or not schema.has_element_type(array.dtype):
         raise DTypeError(f"{what} must hold numbers, got {array.dtype}. {created_at(user_site())}")
     return array
-
-
-def _define_operators() -> None:
-    def binary(op_type: str, ufunc: str, *, swapped: bool) -> Callable[[GraphElement, Any], Any]:
-        def apply(self: GraphElement, other: Any) -> Any:
-            from renom_onnx.graph import operators
-
-            return (
-                operators.binary(op_type, ufunc, other, self)
-                if swapped
-                else operators.binary(op_type, ufunc, self, other)
-            )
-
-        return apply
-
-    def unary(op_type: str, ufunc: str) -> Callable[[GraphElement], Any]:
-        def apply(self: GraphElement) -> Any:
-            from renom_onnx.graph import operators
-
-            return operators.unary(op_type, ufunc, self)
-
-        return apply
-
-    for name, op_type, ufunc in _BINARY:
-        setattr(GraphElement, f"__{name}__", binary(op_type, ufunc, swapped=False))
-        if name not in ("lt", "le", "gt", "ge"):
-            setattr(GraphElement, f"__r{name}__", binary(op_type, ufunc, swapped=True))
-    for name, op_type, ufunc in _UNARY:
-        setattr(GraphElement, f"__{name}__", unary(op_type, ufunc))
-
-
-_BINARY = (
-    ("add", "Add", "add"),
-    ("sub", "Sub", "subtract"),
-    ("mul", "Mul", "multiply"),
-    ("truediv", "Div", "true_divide"),
-    ("pow", "Pow", "power"),
-    ("matmul", "MatMul", "matmul"),
-    ("lt", "Less", "less"),
-    ("le", "LessOrEqual", "less_equal"),
-    ("gt", "Greater", "greater"),
-    ("ge", "GreaterOrEqual", "greater_equal"),
-)
-_UNARY = (("neg", "Neg", "negative"), ("pos", "Identity", "positive"), ("abs", "Abs", "absolute"))
-_define_operators()

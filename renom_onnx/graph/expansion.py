@@ -17,21 +17,21 @@ def expand(op: Builder, node: Node, xs: Sequence[Value | None]) -> list[Value]:
     """Return the outputs of an operator as the body in its schema makes them of ``xs``.
 
     Raises:
-        GradientError: the schema has no body for operands of these types.
+        GradientError: the schema has no body for operands of these types, because it asks for sizes they lack.
     """
     operator = schema.operator(node.op_type, op.opset, node.domain)
     types = [None if x is None else (x.dtype, x.shape) for x in xs]
     body = schema.operator_body(operator, op.opset, node.attributes, types, len(node.outputs))
     if body is None:
         raise GradientError(
-            f"{node.op_type}: the operator must have a body in its schema at opset {op.opset}, got none for "
-            f"{schema.operands_text(operator, types)}. {created_at(node.site)}"
+            f"{node.op_type}: the gradient must know the sizes that the operator's definition asks for, got "
+            f"{schema.operands_text(operator, types)}. Give the operands shapes in the model. {created_at(node.site)}"
         )
     values: dict[str, Value | None] = {"": None, **dict(zip(body.inputs, xs, strict=False))}
     for step in body.steps:
         inputs = [values.get(name) for name in step.inputs]  # the body may name an operand that the node lacks
         values.update(zip(step.outputs, _outputs(op, step, inputs), strict=False))
-    return [value for name in body.outputs[: len(node.outputs)] if (value := values.get(name)) is not None]
+    return [values[name] for name in body.outputs[: len(node.outputs)]]  # type: ignore[misc]
 
 
 def _outputs(op: Builder, step: schema.Step, inputs: Sequence[Value | None]) -> Sequence[Value]:

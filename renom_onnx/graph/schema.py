@@ -354,6 +354,8 @@ def operator_body(
         function.ParseFromString(schema.get_function_with_opset_version(version))
     given = attributes_with_defaults(op, attributes)
     steps = tuple(_step(proto, given) for proto in function.node)
+    if not steps:
+        return None
     return OperatorBody(tuple(function.input), tuple(function.output), steps)
 
 

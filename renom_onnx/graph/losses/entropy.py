@@ -42,7 +42,7 @@ class CrossEntropy(Loss):
             "Log", apply("Add", x, Constant(np.array(1e-8, dtype)).output, casts=[cast_to_precision(x), None])
         )
         p = apply("Mul", log_p, t, casts=[None, cast_to_precision(t)])
-        return -reduced(self, p)  # type: ignore[operator, no-any-return]
+        return -reduced(self, p)
 
 
 class SigmoidCrossEntropy(Loss):
@@ -108,7 +108,7 @@ class SoftmaxCrossEntropy(Loss):
             return apply("SoftmaxCrossEntropyLoss", x, t, casts=[cast, to], reduction=reduction)
         log_p = apply("LogSoftmax", x, casts=[cast], axis=1)
         p = apply("Mul", log_p, t, casts=[None, cast_to_precision(t)])
-        return -reduced(self, p)  # type: ignore[operator, no-any-return]
+        return -reduced(self, p)
 
     def _are_indices(self, x: GraphElement, t: GraphElement) -> bool:
         assert x.shape is not None and t.shape is not None

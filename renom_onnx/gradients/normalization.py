@@ -1,0 +1,199 @@
+"""Gradients of normalizations. Operators: https://onnx.ai/onnx/operators/.
+
+All have the form y = scale u + b with u = (x - mean) r, r = (variance + epsilon)^(-1/2); mean and variance are taken
+over some axes. With g = dy scale, the gradient is dx = r (g - mean of g - u (mean of g u)): the second term makes it
+orthogonal to shifts of x, the third to its scale. Source: Ioffe & Szegedy 2015, arXiv:1502.03167; without the mean, Zhang
+& Sennrich 2019, arXiv:1910.07467.
+"""
+
+import numpy as np
+
+from renom_onnx.gradients.registry import gradient
+
+
+def _standardized(op, x, axes, epsilon, *, centered=True):
+    """Return u and r."""
+    shifted = op.Sub(x, op.ReduceMean(x, axes, keepdims=1)) if centered else x
+    variance = op.ReduceMean(op.Mul(shifted, shifted), axes, keepdims=1)
+    r = op.Reciprocal(op.Sqrt(op.Add(variance, epsilon)))
+    return op.Mul(shifted, r), r
+
+
+def _through(op, g, u, r, axes, *, centered=True):
+    """Return dx for g = dy scale."""
+    along = op.ReduceMean(op.Mul(g, u), axes, keepdims=1)
+    if centered:
+        g = op.Sub(g, op.ReduceMean(g, axes, keepdims=1))
+    return op.Mul(r, op.Sub(g, op.Mul(u, along)))
+
+
+def _wide(op, *values):
+    """Return the values in float32 at least, in which statistics are taken."""
+    narrow = [value is not None and value.dtype.itemsize < 4 for value in values]
+    return [op.Cast(v, to=np.float32) if n else v for v, n in zip(values, narrow, strict=True)]
+
+
+def _axes_from(op, x, axis):
+    """Return the axes from ``axis`` on."""
+    if x.rank is not None:
+        return list(range(axis % x.rank - x.rank, 0))
+    if axis < 0:
+        return list(range(axis, 0))
+    return op.Range(op.constant(axis, np.int64), op.Squeeze(op.Shape(op.Shape(x)), [0]), op.constant(1, np.int64))
+
+
+def _share(op, d, x, y):
+    """Return d / n, where n elements of x make one of y."""
+    n = op.Div(op.ReduceProd(op.shape_of(x), keepdims=0), op.ReduceProd(op.shape_of(y), keepdims=0))
+    return op.Div(d, op.Cast(n, to=d.dtype))
+
+
+@gradient("LayerNormalization", all_outputs=True)
+def layer_normalization(op, dys, ys, x, scale, b=None, *, axis, epsilon):
+    """dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = dy u; db = dy; arXiv:1607.06450.
+
+    Through the outputs mean and r: d_mean / n - d_r r² u / n.
+    """
+    dy, x, scale = _wide(op, dys[0], x, scale)
+    axes = _axes_from(op, x, axis)
+    one = op.constant(np.ones([1]), x.dtype)
+    u, _, r = op.LayerNormalization(x, one, axis=axis, epsilon=epsilon, outputs=3)
+    r = op.Cast(r, to=x.dtype) if r.dtype != x.dtype else r
+    dx = _through(op, op.Mul(dy, scale), u, r, axes) if dy is not None else op.zeros_like(x)
+    d_mean, d_r = (*dys[1:], None, None)[:2]
+    if d_mean is not None:
+        dx = op.Add(dx, _share(op, op.Cast(d_mean, to=x.dtype), x, d_mean))
+    if d_r is not None:
+        dx = op.Sub(dx, op.Mul(_share(op, op.Mul(op.Cast(d_r, to=x.dtype), op.Mul(r, r)), x, d_r), u))
+    return dx, None if dy is None else op.Mul(dy, u), dy
+
+
+@gradient("RMSNormalization")
+def rms_normalization(op, dy, y, x, scale, *, axis, epsilon):
+    """dx = r (g - u mean(g u)), g = dy scale; d_scale = dy u; arXiv:1910.07467."""
+    dy, x, scale = _wide(op, dy, x, scale)
+    axes = _axes_from(op, x, axis)
+    u, r = _standardized(op, x, axes, epsilon, centered=False)
+    return _through(op, op.Mul(dy, scale), u, r, axes, centered=False), op.Mul(dy, u)
+
+
+@gradient("InstanceNormalization")
+def instance_normalization(op, dy, y, x, scale, b, *, epsilon):
+    """dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum of dy u; db = sum of dy; arXiv:1607.08022."""
+    dy, x, scale = _wide(op, dy, x, scale)
+    flat, dy = (op.Reshape(v, [0, 0, -1]) for v in (x, dy))
+    u, r = _standardized(op, flat, [-1], epsilon)
+    dx = _through(op, op.Mul(dy, op.Unsqueeze(scale, [1])), u, r, [-1])
+    return op.reshape_like(dx, x), op.ReduceSum(op.Mul(dy, u), [0, 2], keepdims=0), op.ReduceSum(dy, [0, 2], keepdims=0)
+
+
+@gradient("GroupNormalization")
+def group_normalization(op, dy, y, x, scale, b, *, num_groups, epsilon):
+    """dx = r (g - mean g - u mean(g u)) in each group, g = dy scale; d_scale = sum of dy u; arXiv:1803.08494.
+
+    Up to opset 20 there is one scale for each group, from 21 on one for each channel.
+    """
+    dy, x, scale = _wide(op, dy, x, scale)
+    of_channels = op.opset >= 21
+    u, r = _standardized(op, op.Reshape(x, [0, num_groups, -1]), [-1], epsilon)
+    parts = op.vector([0, 0] if of_channels else [0, num_groups], [-1])
+    by_scale = op.Reshape(dy, parts)
+    u_by_scale = op.Reshape(op.reshape_like(u, x), parts)
+    g = op.Reshape(op.Mul(by_scale, op.Unsqueeze(scale, [1])), [0, num_groups, -1]) if not of_channels else op.Reshape(
+        op.reshape_like(op.Mul(by_scale, op.Unsqueeze(scale, [1])), x), [0, num_groups, -1]
+    )
+    d_scale, db = (op.ReduceSum(v, [0, 2], keepdims=0) for v in (op.Mul(by_scale, u_by_scale), by_scale))
+    return op.reshape_like(_through(op, g, u, r, [-1]), x), d_scale, db
+
+
+@gradient("MeanVarianceNormalization")
+def mean_variance_normalization(op, dy, y, x, *, axes):
+    """y = (x - mean) / (s + 1e-9), s² the variance: dx = (dy - mean dy - u mean(dy y)) / (s + 1e-9), u = (x - mean) / s."""
+    shifted = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
+    s = op.Sqrt(op.ReduceMean(op.Mul(shifted, shifted), axes, keepdims=1))
+    safe = op.Add(s, 1e-9)
+    along = op.ReduceMean(op.Mul(dy, y), axes, keepdims=1)
+    g = op.Sub(op.Sub(dy, op.ReduceMean(dy, axes, keepdims=1)), op.Mul(op.Div(shifted, op.Max(s, 1e-30)), along))
+    return op.Div(g, safe)
+
+
+@gradient("BatchNormalization", all_outputs=True)
+def batch_normalization(op, dys, ys, x, scale, b, mean, var, *, epsilon, momentum, training_mode):
+    """dx = dy scale r;  in training dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum dy u; arXiv:1502.03167.
+
+    In inference, d_mean = -sum of dy scale r and d_var = -sum of dy u scale r² / 2. In training the statistics that go in
+    only reach the running ones that come out, of which y is independent.
+    """
+    x, scale, mean, var, *dys = _wide(op, x, scale, mean, var, *dys)
+    rows = _Channels(op, x)
+    if training_mode:
+        return _batch_statistics(op, rows, dys, x, scale, mean, epsilon, momentum)
+    dy = dys[0]
+    r = op.Reciprocal(op.Sqrt(op.Add(var, epsilon)))
+    u = op.Mul(op.Sub(x, rows.spread(mean)), rows.spread(r))
+    db, d_scale, slope = rows.sum(dy), rows.sum(op.Mul(dy, u)), op.Mul(scale, r)
+    d_var = op.Mul(op.Mul(d_scale, slope), op.Mul(r, -0.5))
+    return op.Mul(dy, rows.spread(slope)), d_scale, db, op.Neg(op.Mul(db, slope)), d_var
+
+
+def _batch_statistics(op, rows, dys, x, scale, mean, epsilon, momentum):
+    """Return the gradients in training; a running value is momentum times the old and 1 - momentum times the batch's."""
+    u, r = _standardized(op, x, rows.axes, epsilon)
+    dx, d_scale, db = op.zeros_like(x), None, None
+    dy, d_running_mean, d_running_var = (*dys, None, None)[:3]
+    if dy is not None:
+        dx = _through(op, op.Mul(dy, rows.spread(scale)), u, r, rows.axes)
+        d_scale, db = rows.sum(op.Mul(dy, u)), rows.sum(dy)
+    if d_running_mean is not None:
+        dx = op.Add(dx, rows.spread(_share(op, op.Mul(d_running_mean, 1 - momentum), x, mean)))
+    if d_running_var is not None:
+        each = rows.spread(_share(op, op.Mul(d_running_var, 2 * (1 - momentum)), x, mean))
+        dx = op.Add(dx, op.Mul(op.Div(u, r), each))
+    olds = [None if d is None else op.Mul(d, momentum) for d in (d_running_mean, d_running_var)]
+    return dx, d_scale, db, *olds
+
+
+class _Channels:
+    """The sums over all axes but the channels', axis 1, and what undoes them."""
+
+    def __init__(self, op, x):
+        self._op = op
+        self._is_matrix = x.rank is not None and x.rank < 3
+        n = op.Squeeze(op.Shape(op.Shape(x)), [0]) if x.rank is None else x.rank
+        if x.rank is None:
+            later = op.Range(op.constant(2, np.int64), n, op.constant(1, np.int64))
+            self.axes, self._later = op.vector([0], later), op.Sub(later, 1)
+        else:
+            self.axes, self._later = [0, *range(2, n)], list(range(1, n - 1))
+
+    def sum(self, value):
+        """Return the sum of each channel, (C,)."""
+        return self._op.ReduceSum(value, self.axes, keepdims=0)
+
+    def spread(self, value):
+        """Return (C, 1, ...), which broadcasts over the other axes."""
+        return value if self._is_matrix else self._op.Unsqueeze(value, self._later)
+
+
+@gradient("LRN")
+def lrn(op, dy, y, x, *, size, alpha, beta, bias):
+    """y = x s^-beta, s = bias + alpha / size (sum of x² over size channels): dx = dy s^-beta - 2 alpha beta / size x c,
+
+    where c sums dy y / s over the channels whose window the element is in. Source: Krizhevsky et al. 2012.
+    """
+    below, above = (size - 1) // 2, size // 2
+
+    def window_mean(value, begin, end):
+        image = op.Reshape(value, op.vector(op.size_of(value, [0]), [1], op.size_of(value, [1]), [-1]))
+        pads = [begin, 0, end, 0]
+        mean = op.AveragePool(image, kernel_shape=[size, 1], strides=[1, 1], pads=pads, count_include_pad=1)
+        return op.reshape_like(mean, x)
+
+    s = op.Add(op.Mul(window_mean(op.Mul(x, x), below, above), alpha), bias)
+    c = window_mean(op.Div(op.Mul(dy, y), s), above, below)
+    return op.Sub(op.Mul(dy, op.Pow(s, op.constant(-beta, x.dtype))), op.Mul(op.Mul(x, c), 2 * alpha * beta))
+
+
+@gradient("Dropout", reads=(1, 2))
+def dropout(op, dy, y, x, ratio=None, training_mode=None, *, ratio_):
+    """dx."""
