@@ -186,7 +186,7 @@ class _Reader:
     def _node(self, proto: onnx.NodeProto) -> Node:
         site: Site = (proto.name or next((name for name in proto.output if name), proto.op_type), 0)
         inputs = [self._value(name, proto) if name else None for name in proto.input]
-        inputs += [self._values[name] for name in _captured(proto) if name in self._values]
+        inputs += [self._values[name] for name in captured(proto) if name in self._values]
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         attributes = self._plain(proto)
         function = self._functions.get((proto.domain, proto.op_type, proto.overload))
@@ -272,14 +272,14 @@ class _Reader:
         )
 
 
-def _captured(proto: onnx.NodeProto) -> list[str]:
+def captured(proto: onnx.NodeProto) -> list[str]:
     """Return the names that the node's subgraphs read from outside, in order."""
     names: dict[str, None] = {}
     for attribute in proto.attribute:
         for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
             own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
             for node in graph.node:
-                for name in [*node.input, *_captured(node)]:
+                for name in [*node.input, *captured(node)]:
                     if name and name not in own:
                         names[name] = None
                 own.update(node.output)

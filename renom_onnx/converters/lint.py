@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import shape_inference
 
-from renom_onnx.converters.importer import read_model, value_type
+from renom_onnx.converters.importer import captured, read_model, value_type
 from renom_onnx.converters.training_info import concatenate, with_graph
 from renom_onnx.errors import first_line
 from renom_onnx.graph import schema
@@ -40,24 +40,30 @@ def lint(model: Any) -> list[str]:
         "training_info[0]: update_binding: the key must name an initializer, got 'nobody', which is none."
     """
     proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
-    problems = _checked(with_graph(proto, proto.graph), "graph")
+    parts = {"graph": proto.graph.node, "functions": [node for f in proto.functions for node in f.node]}
+    problems = [f"{part}: {p}" for part, nodes in parts.items() for p in _unknown_operators(proto, nodes)]
+    if not problems:
+        problems = _checked(with_graph(proto, proto.graph), "graph")
+    is_sound = not problems
     for i, info in enumerate(proto.training_info):
         where = f"training_info[{i}]"
-        problems += [f"{where}: {problem}" for problem in _training_problems(proto, i, info)]
+        problems += [f"{where}: {problem}" for problem in _training_problems(proto, i, info, is_sound)]
     keys = Counter(b.key for info in proto.training_info for b in info.update_binding)
     problems += [f"update_binding: a key must be bound once, got {k!r} {n} times." for k, n in keys.items() if n > 1]
     return problems
 
 
-def _training_problems(model: onnx.ModelProto, index: int, info: onnx.TrainingInfoProto) -> Iterable[str]:
+def _training_problems(
+    model: onnx.ModelProto, index: int, info: onnx.TrainingInfoProto, is_sound: bool
+) -> Iterable[str]:
     graph = concatenate(model, index)
     initializers = {t.name: t for t in graph.initializer}
     outputs = {o.name: o for o in graph.output}
     initial = {o.name: o for o in info.initialization.output}
-    yield from _redeclared(model.graph, info.algorithm)
-    unknown = list(_unknown_operators(model, [*info.algorithm.node, *info.initialization.node]))
-    yield from unknown
-    yield from _unwritten(graph)
+    broken = list(_redeclared(model.graph, info.algorithm))
+    broken += _unknown_operators(model, [*info.algorithm.node, *info.initialization.node])
+    broken += _unwritten(graph)
+    yield from broken
     for kind, bindings, values in (
         ("update_binding", info.update_binding, outputs),
         ("initialization_binding", info.initialization_binding, initial),
@@ -69,7 +75,7 @@ def _training_problems(model: onnx.ModelProto, index: int, info: onnx.TrainingIn
                 yield f"{kind}: the value of {binding.key!r} must name an output, got {binding.value!r}, which is none."
             else:
                 yield from _type_problem(kind, binding, initializers[binding.key], values[binding.value])
-    if not unknown:
+    if is_sound and not broken:
         yield from _checked(with_graph(model, graph), "the concatenation with the graph")
 
 
@@ -101,7 +107,7 @@ def _redeclared(graph: onnx.GraphProto, algorithm: onnx.GraphProto) -> Iterable[
 def _unknown_operators(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Iterable[str]:
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
     functions = {(f.domain, f.name, f.overload) for f in model.functions}
-    for node in [*nodes, *(n for f in model.functions for n in f.node)]:
+    for node in nodes:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if (node.domain, node.op_type, node.overload) in functions:
             continue
@@ -113,7 +119,7 @@ def _unknown_operators(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) 
 def _unwritten(graph: onnx.GraphProto) -> Iterable[str]:
     written = {""} | {i.name for i in graph.input} | {t.name for t in graph.initializer}
     for node in graph.node:
-        for name in node.input:
+        for name in [*node.input, *captured(node)]:
             if name not in written:
                 yield f"every input must be written before it is read, got {name!r} read by node {node.name!r}."
         written.update(node.output)

@@ -220,8 +220,5 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx
     for node in reversed(nodes):
         if any(output in names for output in node.output):
             kept.append(node)
-            names.update(name for name in node.input if name)
-            for attribute in node.attribute:
-                for graph in [attribute.g, *attribute.graphs]:
-                    names.update(name for inner in graph.node for name in inner.input)
+            names.update(name for name in [*node.input, *captured(node)] if name)
     return kept[::-1]

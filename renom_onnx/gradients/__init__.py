@@ -5,6 +5,7 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     arithmetic,
     convolution,
     discrete,
+    dropout,
     indexing,
     linear,
     loss,

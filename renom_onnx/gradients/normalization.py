@@ -94,16 +94,13 @@ def group_normalization(op, dy, y, x, scale, b, *, num_groups, epsilon):
     Up to opset 20 there is one scale for each group, from 21 on one for each channel.
     """
     dy, x, scale = _wide(op, dy, x, scale)
-    of_channels = op.opset >= 21
-    u, r = _standardized(op, op.Reshape(x, [0, num_groups, -1]), [-1], epsilon)
-    parts = op.vector([0, 0] if of_channels else [0, num_groups], [-1])
-    by_scale = op.Reshape(dy, parts)
-    u_by_scale = op.Reshape(op.reshape_like(u, x), parts)
-    g = op.Reshape(op.Mul(by_scale, op.Unsqueeze(scale, [1])), [0, num_groups, -1]) if not of_channels else op.Reshape(
-        op.reshape_like(op.Mul(by_scale, op.Unsqueeze(scale, [1])), x), [0, num_groups, -1]
-    )
-    d_scale, db = (op.ReduceSum(v, [0, 2], keepdims=0) for v in (op.Mul(by_scale, u_by_scale), by_scale))
-    return op.reshape_like(_through(op, g, u, r, [-1]), x), d_scale, db
+    groups = [0, num_groups, -1]
+    scaled = op.vector([0], op.size_of(x, [1]), [-1]) if op.opset >= 21 else groups
+    u, r = _standardized(op, op.Reshape(x, groups), [-1], epsilon)
+    dy, u_scaled = op.Reshape(dy, scaled), op.Reshape(u, scaled)
+    g = op.Reshape(op.Mul(dy, op.Unsqueeze(scale, [1])), groups)
+    dx = op.reshape_like(_through(op, g, u, r, [-1]), x)
+    return dx, op.ReduceSum(op.Mul(dy, u_scaled), [0, 2], keepdims=0), op.ReduceSum(dy, [0, 2], keepdims=0)
 
 
 @gradient("MeanVarianceNormalization")
@@ -192,8 +189,3 @@ def lrn(op, dy, y, x, *, size, alpha, beta, bias):
     s = op.Add(op.Mul(window_mean(op.Mul(x, x), below, above), alpha), bias)
     c = window_mean(op.Div(op.Mul(dy, y), s), above, below)
     return op.Sub(op.Mul(dy, op.Pow(s, op.constant(-beta, x.dtype))), op.Mul(op.Mul(x, c), 2 * alpha * beta))
-
-
-@gradient("Dropout", reads=(1, 2))
-def dropout(op, dy, y, x, ratio=None, training_mode=None, *, ratio_):
-    """dx."""

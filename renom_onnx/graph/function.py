@@ -96,17 +96,6 @@ def copy_body(function: Function, arguments: Sequence[Value | None]) -> list[Val
         if node.is_leaf:
             made[node.output] = node.output
             continue
-        copy = Node(
-            node.op_type,
-            [None if v is None else made[v] for v in node.inputs],
-            [(v.dtype, v.shape) for v in node.outputs],
-            opset=node.opset,
-            domain=node.domain,
-            attributes=node.attributes,
-            casts=node.casts,
-            function=node.function,
-            tag=node.tag,
-            site=node.site,
-        )
+        copy = node.copy([None if v is None else made[v] for v in node.inputs])
         made.update(zip(node.outputs, copy.outputs, strict=True))
     return [made[v] for v in function.outputs]  # type: ignore[misc]

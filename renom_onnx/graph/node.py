@@ -168,6 +168,31 @@ class Node:
         """The first output."""
         return self.outputs[0]
 
+    def copy(self, inputs: Sequence[Value | None], *, origin: Node | None = None) -> Node:
+        """Return the same operator over other inputs of the same types.
+
+        Args:
+            inputs: as many as the node has.
+            origin: the node that the copy stands for in training.
+        """
+        copy = Node(
+            self.op_type,
+            inputs,
+            [(v.dtype, v.shape) for v in self.outputs],
+            opset=self.opset,
+            domain=self.domain,
+            attributes=self.attributes,
+            casts=self.casts,
+            function=self.function,
+            tag=self.tag,
+            site=self.site,
+            layers=() if origin is None else self.layers,
+            origin=origin,
+        )
+        copy.stops_gradient = self.stops_gradient
+        copy.loss, copy.reduction = self.loss, self.reduction
+        return copy
+
     @property
     def is_leaf(self) -> bool:
         """Whether the value comes from outside the graph: an array, a parameter, a feed."""

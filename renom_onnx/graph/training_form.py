@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.node import Mutable, Node, Value, ancestors
+from renom_onnx.graph.node import Mutable, Value, ancestors
 
 TrainingForm = Callable[[Builder, Sequence[Value | None], "TrainingForward"], Sequence[Value]]
 """Called with a builder, the inputs in training and the forward so far; returns what stands for the node's outputs."""
@@ -39,30 +39,9 @@ def training_forward(loss: Value, opset: int) -> TrainingForward:
         if node.training_form is not None:
             outputs = node.training_form(Builder(opset, site=node.site, origin=node), inputs, forward)
         elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
-            outputs = _copy(node, inputs).outputs
+            outputs = node.copy(inputs, origin=node).outputs
         else:
             continue
         forward.values.update(zip(node.outputs, outputs, strict=False))
     forward.loss = forward.values.get(loss, loss)
     return forward
-
-
-def _copy(node: Node, inputs: Sequence[Value | None]) -> Node:
-    copy = Node(
-        node.op_type,
-        inputs,
-        [(v.dtype, v.shape) for v in node.outputs],
-        opset=node.opset,
-        domain=node.domain,
-        attributes=node.attributes,
-        casts=node.casts,
-        function=node.function,
-        tag=node.tag,
-        site=node.site,
-        layers=node.layers,
-        origin=node,
-    )
-    copy.stops_gradient = node.stops_gradient
-    copy.loss = node.loss
-    copy.reduction = node.reduction
-    return copy
