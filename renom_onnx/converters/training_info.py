@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from renom_onnx.converters.importer import captured
 from renom_onnx.errors import ConversionError
 
 
@@ -114,7 +115,7 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
     step.name = "step"
     wanted = [losses[0], *dict.fromkeys(bindings.values())]
     step.node.extend(_needed(graph.node, wanted))
-    read = {name for node in step.node for name in node.input}
+    read = _read(step.node)
     kept = set(tensors) - set(bindings) - set(optional)
     step.initializer.extend(t for name, t in tensors.items() if name in kept and name in read)
     feeds = [i for i in graph.input if i.name not in bindings and (i.name in read or i.name in wanted)]
@@ -141,7 +142,7 @@ def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: b
     graph = concatenate(model) if with_loss else model.graph
     wanted = [o for o in model.graph.output] + [o for o in graph.output if with_loss and o.name == step.evaluation_loss]
     nodes = _needed(graph.node, [o.name for o in wanted])
-    read = {name for node in nodes for name in node.input} | {o.name for o in wanted}
+    read = _read(nodes) | {o.name for o in wanted}
     result = onnx.GraphProto()
     result.name = "evaluation"
     result.node.extend(nodes)
@@ -220,5 +221,10 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx
     for node in reversed(nodes):
         if any(output in names for output in node.output):
             kept.append(node)
-            names.update(name for name in [*node.input, *captured(node)] if name)
+            names |= _read([node])
     return kept[::-1]
+
+
+def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Return the names that the nodes, and the graphs in them, read."""
+    return {name for node in nodes for name in [*node.input, *captured(node)] if name}

@@ -12,6 +12,7 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     normalization,
     pooling,
     reduction,
+    resize,
     shape,
     softmax,
 )

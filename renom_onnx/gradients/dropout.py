@@ -5,7 +5,7 @@ from renom_onnx.gradients.registry import gradient
 from renom_onnx.graph.node import known_array
 
 
-@gradient("Dropout", all_outputs=True, reads=(1, 2))
+@gradient("Dropout", all_outputs=True, settings=(1, 2))
 def dropout(op, dys, ys, x, ratio=None, training_mode=None):
     """dx = dy in inference; dy mask / (1 - ratio) in training; https://jmlr.org/papers/v15/srivastava14a.html."""
     dy, training = dys[0], known_array(training_mode)

@@ -37,6 +37,7 @@ class Gradient:
     linear_in_each: bool = False
     is_straight_through: bool = False
     reads: tuple[int, ...] = ()
+    settings: tuple[int, ...] = ()
     attribute_names: tuple[str, ...] = ()
     takes_optional: bool = True
 
@@ -56,6 +57,7 @@ def gradient(
     linear_in_each: bool = False,
     is_straight_through: bool = False,
     reads: tuple[int, ...] = (),
+    settings: tuple[int, ...] = (),
 ) -> Callable[[Rule], Rule]:
     """Register a gradient rule for one operator, or for several that share it.
 
@@ -68,6 +70,7 @@ def gradient(
             training with quantized values does.
         reads: positions of inputs whose value the rule reads (`known_array`) if it is a constant of a few numbers; the
             body is then written for this value. Small int64 constants can be read anyway.
+        settings: the same for inputs that are no data (scales, a ratio) and have no gradient; static ones count too.
 
     Raises:
         GradientError: the operator has a rule already.
@@ -92,6 +95,7 @@ def gradient(
                     linear_in_each=linear_in_each,
                     is_straight_through=is_straight_through,
                     reads=reads,
+                    settings=settings,
                     attribute_names=names,
                 )
             )

@@ -21,6 +21,7 @@ from renom_onnx.graph.activation import (
     swish,
 )
 from renom_onnx.graph.autocast import autocast
+from renom_onnx.graph.data_input import DataInput
 from renom_onnx.graph.distributor import DistributorElement
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.indexing import get_item
@@ -230,6 +231,7 @@ __all__ = [
     "CrossEntropy",
     "CrossEntropyElement",
     "CrossEntropyGraphElement",
+    "DataInput",
     "Deconv",
     "DeconvolutionalGraphElement",
     "Dense",

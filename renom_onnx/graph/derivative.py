@@ -18,7 +18,7 @@ from renom_onnx.graph.broadcast import unbroadcast
 from renom_onnx.graph.builder import Builder, is_small_integer
 from renom_onnx.graph.expansion import expand, gradients_through
 from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
-from renom_onnx.graph.node import BACKWARD, Dim, Input, Node, Shape, Static, Value, known_array
+from renom_onnx.graph.node import BACKWARD, Constant, Dim, Input, Node, Shape, Static, Value, known_array
 from renom_onnx.graph.site import created_at
 
 _bodies: dict[Any, tuple[Function, tuple[int, ...]] | None] = {}
@@ -108,23 +108,29 @@ def _key(node: Node, dys: Sequence[Value | None], opset: int) -> Any:
         opset,
         schema.hashable(node.attributes),
         node.casts,
-        types(node.inputs, _reads(node)),
+        types([_setting(node, i) for i in range(len(node.inputs))], _reads(node)),
         types(node.outputs),
         types(dys),
     )
 
 
 def _reads(node: Node) -> Collection[int]:
-    """Return the positions of inputs whose value the body may be written for, if it is one constant number."""
+    """Return the positions of inputs whose value the body may be written for, if it is a few constant numbers."""
     entry = find(node.op_type, node.domain)
-    return entry.reads if entry is not None and node.function is None else ()
+    return (*entry.reads, *entry.settings) if entry is not None and node.function is None else ()
+
+
+def _setting(node: Node, position: int) -> Value | None:
+    """Return an input; where it is a setting of the operator's and static, as the constant that it is."""
+    value, entry = node.inputs[position], find(node.op_type, node.domain)
+    if value is None or entry is None or position not in entry.settings or not isinstance(value.node, Static):
+        return value
+    return value if value.node.is_batch else Constant(value.node.array).output
 
 
 def _readable(value: Value | None, is_read: bool) -> np.ndarray[Any, Any] | None:
     """Return the constant that the body is specialised for: axes, shapes and the like, or a few numbers that are read."""
     array = known_array(value)
-    if is_read and value is not None and array is None and isinstance(value.node, Static) and not value.node.is_batch:
-        array = value.node.array
     return array if array is not None and (is_small_integer(array) or (is_read and array.size <= 16)) else None
 
 
@@ -160,7 +166,7 @@ def _body(node: Node, dys: Sequence[Value | None], opset: int) -> tuple[Function
         return Input(like.dtype, like.shape, name=name, known=_readable(like, is_read)).output
 
     reads = _reads(node)
-    xs = [formal(name, v, i in reads) for i, (name, v) in enumerate(zip(input_names, node.inputs, strict=True))]
+    xs = [formal(name, _setting(node, i), i in reads) for i, name in enumerate(input_names)]
     ys = [formal(name, v) for name, v in zip(output_names, node.outputs, strict=True)]
     seeds = [formal(f"d{name}", v) for name, v in zip(output_names, dys, strict=True)]
     formals = [*seeds, *ys, *xs]

@@ -16,13 +16,41 @@ from renom_onnx.graph.site import created_at, user_site
 Array = np.ndarray[Any, Any]
 
 
+class Rows:
+    """A sequence of rows as an array that is read when it is indexed."""
+
+    def __init__(self, source: Any, what: str) -> None:
+        self._source = source
+        self._what = what
+        first = as_numbers(source[0], what)
+        self.dtype = first.dtype
+        self.shape = (len(source), *first.shape)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, rows: slice | Array) -> Array:
+        indices = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        if not len(indices):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        return np.stack([np.asarray(self._source[int(i)], self.dtype) for i in indices])
+
+
+def as_rows(source: Any, what: str) -> Array | Rows:
+    """Return an array as it is, and another object with a length and rows as `Rows`."""
+    is_sequence = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    if not is_sequence or isinstance(source, list | tuple) or hasattr(source, "__array__"):
+        return as_numbers(source, what)
+    return Rows(source, what) if len(source) else as_numbers(list(source), what)
+
+
 class Stream(Leaf):
     """One output of a distributor: the leaf whose value is the batch at its position."""
 
     __slots__ = ("distributor", "index")
     label = "Data Dispatcher"
 
-    def __init__(self, distributor: DistributorElement, index: int, array: Array, name: str) -> None:
+    def __init__(self, distributor: Distributor, index: int, array: Array | Rows, name: str) -> None:
         super().__init__(array.dtype, (BATCH, *array.shape[1:]), name=name)
         self.distributor = distributor
         self.index = index
@@ -32,58 +60,34 @@ class Stream(Leaf):
         return Stream(self.distributor, self.index, self.distributor.arrays[self.index], str(self.name))
 
 
-class DistributorElement:
-    """Deals arrays in batches to the trees that read its outputs.
-
-    Each output has its own position, and an evaluation moves it on by one batch, however many paths read it; outputs
-    that occur in the same evaluation give the same rows. A batch shorter than `batch_size` is the last. If the rows
-    divide evenly, one empty batch follows; then evaluating raises StopIteration until `reset`.
+class Distributor:
+    """Deals sources in batches to the trees that read its outputs; the base of `DistributorElement` and `DataInput`.
 
     Args:
-        x: data, rows first. The dtype is kept; lists become arrays.
-        y: targets with as many rows.
+        kind: the user's class, for errors.
+        sources: arrays, rows first (memory-mapped ones are read batch by batch), or objects with ``len()`` whose
+            ``[i]`` is a row.
+        names: of the outputs.
         batch_size: rows of a batch.
-        shuffle: deal the rows in an order that is a function of (seed, epoch); every `reset` begins the next epoch.
-        names: names of the outputs, which the inputs of an exported model have.
-
-    Raises:
-        ShapeError: x and y have different numbers of rows, or batch_size is not positive.
-        DTypeError: an array holds something else than numbers.
-        ConversionError: the names are not two different ones.
-
-    Example:
-        >>> import numpy as np, renom_onnx as rm
-        >>> data = rm.graph.DistributorElement(np.arange(3), np.arange(3) * 2, batch_size=2, shuffle=False)
-        >>> x, y = data.get_output_graphs()
-        >>> print(x, y)
-        [0 1] [0 2]
-        >>> print(x + y)
-        [6]
+        shuffle: whether the order of the rows is drawn for each epoch.
     """
 
-    def __init__(
-        self,
-        x: Any,
-        y: Any,
-        batch_size: int = 64,
-        shuffle: bool = True,
-        *,
-        names: Sequence[str] = ("x", "y"),
-    ) -> None:
+    def __init__(self, kind: str, sources: Sequence[Any], names: Sequence[str], batch_size: int, shuffle: bool) -> None:
         site = created_at(user_site())
-        if len(set(names)) != 2:
-            raise ConversionError(f"DistributorElement: names must be two different ones, got {list(names)}. {site}")
-        self.arrays = tuple(
-            as_numbers(array, f"DistributorElement: {name}") for array, name in zip((x, y), names, strict=True)
-        )
+        if len(set(names)) != len(sources) or len(names) != len(sources):
+            raise ConversionError(
+                f"{kind}: names must be as many different ones as there are sources, got {list(names)} for "
+                f"{len(sources)}. {site}"
+            )
+        self.arrays = tuple(as_rows(source, f"{kind}: {name}") for source, name in zip(sources, names, strict=True))
         for array, name in zip(self.arrays, names, strict=True):
-            if array.ndim == 0:
-                raise ShapeError(f"DistributorElement: {name} must have rows, got a single number. {site}")
-        if len(self.arrays[0]) != len(self.arrays[1]):
+            if not array.shape:
+                raise ShapeError(f"{kind}: {name} must have rows, got a single number. {site}")
+        if any(len(array) != len(self.arrays[0]) for array in self.arrays):
             counts = " and ".join(f"{len(a)} of {n}" for a, n in zip(self.arrays, names, strict=True))
-            raise ShapeError(f"DistributorElement: x and y must have the same number of rows, got {counts}. {site}")
+            raise ShapeError(f"{kind}: {' and '.join(names)} must have the same number of rows, got {counts}. {site}")
         if batch_size < 1:
-            raise ShapeError(f"DistributorElement: batch_size must be 1 or more, got {batch_size}. {site}")
+            raise ShapeError(f"{kind}: batch_size must be 1 or more, got {batch_size}. {site}")
         self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.names = tuple(names)
@@ -103,7 +107,7 @@ class DistributorElement:
         return -(-len(self) // self.batch_size)
 
     def get_output_graphs(self) -> tuple[GraphElement, ...]:
-        """Return the elements (data, target)."""
+        """Return the outputs as elements: (data, target)."""
         return tuple(GraphElement(stream.output) for stream in self._streams)
 
     getOutputGraphs = get_output_graphs
@@ -151,3 +155,44 @@ class DistributorElement:
                 yield tuple(found[i] for i in indices)
         finally:
             self.reset()
+
+
+class DistributorElement(Distributor):
+    """Deals arrays in batches to the trees that read its outputs.
+
+    Each output has its own position, and an evaluation moves it on by one batch, however many paths read it; outputs
+    that occur in the same evaluation give the same rows. A batch shorter than `batch_size` is the last. If the rows
+    divide evenly, one empty batch follows; then evaluating raises StopIteration until `reset`.
+
+    Args:
+        x: data, rows first. The dtype is kept; lists become arrays, memory-mapped arrays are read batch by batch.
+        y: targets with as many rows.
+        batch_size: rows of a batch.
+        shuffle: deal the rows in an order that is a function of (seed, epoch); every `reset` begins the next epoch.
+        names: names of the outputs, which the inputs of an exported model have.
+
+    Raises:
+        ShapeError: x and y have different numbers of rows, or batch_size is not positive.
+        DTypeError: an array holds something else than numbers.
+        ConversionError: the names are not two different ones.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> data = rm.graph.DistributorElement(np.arange(3), np.arange(3) * 2, batch_size=2, shuffle=False)
+        >>> x, y = data.get_output_graphs()
+        >>> print(x, y)
+        [0 1] [0 2]
+        >>> print(x + y)
+        [6]
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        *,
+        names: Sequence[str] = ("x", "y"),
+    ) -> None:
+        super().__init__("DistributorElement", (x, y), names, batch_size, shuffle)

@@ -219,7 +219,13 @@ class GraphElement(Arithmetic):
 
 
 def static(array: Any, *, is_batch: bool = False) -> GraphElement:
-    """Return an array as an element; the symbol N stands for its rows if it is a batch."""
+    """Return an array as an element; the symbol N stands for its rows if it is a batch.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.static(np.ones((4, 3)), is_batch=True).shape
+        ('N', 3)
+    """
     return GraphElement(Static(as_numbers(array, "StaticVariable: an array"), is_batch=is_batch).output)
 
 

@@ -16,7 +16,12 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @dataclass(frozen=True)
 class Device:
-    """A device of onnxruntime: kind "cpu" or "cuda", and its number."""
+    """A device of onnxruntime: kind "cpu" or "cuda", and its number.
+
+    Example:
+        >>> print(Device("cuda", 1))
+        cuda:1
+    """
 
     kind: str
     index: int = 0

@@ -16,7 +16,7 @@ import numpy as np
 from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
 from renom_onnx.errors import RunError
 from renom_onnx.graph import schema
-from renom_onnx.graph.distributor import DistributorElement, Stream
+from renom_onnx.graph.distributor import Distributor, Stream
 from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors, type_text
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates
@@ -124,7 +124,7 @@ def _evaluate(
     values: Sequence[Value],
     nodes: Sequence[Node],
     arrays: dict[Node, Array],
-    distributors: dict[DistributorElement, list[int]],
+    distributors: dict[Distributor, list[int]],
 ) -> list[Array]:
     computed = list(dict.fromkeys(v for v in values if not isinstance(v.node, Leaf)))
     results: dict[Value, Array] = {}
@@ -153,9 +153,9 @@ def _refuse_empty(nodes: Sequence[Node]) -> None:
             )
 
 
-def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[DistributorElement, list[int]]]:
+def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[Distributor, list[int]]]:
     arrays: dict[Node, Array] = {}
-    distributors: dict[DistributorElement, list[int]] = {}
+    distributors: dict[Distributor, list[int]] = {}
     for node in nodes:
         if isinstance(node, Stream):
             distributors.setdefault(node.distributor, []).append(node.index)

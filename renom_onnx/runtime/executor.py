@@ -14,7 +14,7 @@ import numpy as np
 from renom_onnx.converters.export import training_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError, DeviceError
-from renom_onnx.graph.distributor import DistributorElement
+from renom_onnx.graph.distributor import Distributor, DistributorElement
 from renom_onnx.graph.node import Mutable, ancestors
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.runtime.failure import user_lines
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Callback = Callable[[Epoch], Any]
-Validation = DistributorElement | tuple[Any, Any]
+Validation = Distributor | tuple[Any, Any]
 Metrics = Mapping[str, Metric | Callable[[Array, Array], Any]]
 
 EVENTS = ("Initialize", "Epoch-Start", "Step-Start", "Step-Finish", "Epoch-Finish", "Teardown")
@@ -191,7 +191,7 @@ class TrainingExecutor:
             bar.step(loss)
         return total.value()
 
-    def _validate(self, data: DistributorElement | None, metrics: Mapping[str, Metric]) -> float:
+    def _validate(self, data: Distributor | None, metrics: Mapping[str, Metric]) -> float:
         total = EpochLoss(self._root)
         for metric in metrics.values():
             metric.reset()
@@ -232,8 +232,8 @@ class TrainingExecutor:
             self._sources[leaf] = leaf.source = functools.partial(self.session.read, name)
 
 
-def _as_distributor(data: Validation | None, source: Source) -> DistributorElement | None:
-    if data is None or isinstance(data, DistributorElement):
+def _as_distributor(data: Validation | None, source: Source) -> Distributor | None:
+    if data is None or isinstance(data, Distributor):
         return data
     size = source.distributors[0].batch_size if source.distributors else len(data[0])
     return DistributorElement(*data, batch_size=size, shuffle=False)

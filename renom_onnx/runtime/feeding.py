@@ -9,7 +9,7 @@ import numpy as np
 
 from renom_onnx.converters.tree import data_names
 from renom_onnx.errors import ConversionError
-from renom_onnx.graph.distributor import DistributorElement, Stream
+from renom_onnx.graph.distributor import Distributor, Stream
 from renom_onnx.graph.node import Node, Static, Value
 from renom_onnx.graph.site import created_at
 
@@ -37,7 +37,7 @@ class Source:
         """Steps of an epoch."""
         return self.distributors[0].n_batches if self.distributors else 1
 
-    def batches(self, data: DistributorElement | None = None) -> Iterator[Feeds]:
+    def batches(self, data: Distributor | None = None) -> Iterator[Feeds]:
         """Yield the feeds of one epoch, of another distributor if one is given."""
         source = data or next(iter(self.distributors), None)
         if source is None:

@@ -21,6 +21,7 @@ from renom_onnx.converters.training_info import (
     without_state,
 )
 from renom_onnx.converters.tree import as_bytes
+from renom_onnx.errors import ConversionError
 from renom_onnx.runtime.device import CudaOptions, Device, open_session, parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
@@ -267,17 +268,27 @@ class TrainingSession:
         self._optional["learning_rate"].write(np.array(value, np.float32))
 
     def read(self, name: str) -> Array:
-        """Return a copy of a weight or state."""
-        return self._state[self._current][name].read()
+        """Return a copy of a weight, a state or a learning rate.
+
+        Raises:
+            ConversionError: nothing has this name.
+        """
+        return self._held("TrainingSession.read", name).read()
 
     def write(self, name: str, array: Array) -> None:
         """Replace a weight, a state or a learning rate.
 
         Raises:
+            ConversionError: nothing has this name.
             ShapeError, DTypeError: the array does not fit.
         """
-        held = self._optional.get(name) or self._state[self._current][name]
-        held.write(array)
+        self._held("TrainingSession.write", name).write(array)
+
+    def _held(self, caller: str, name: str) -> Tensor:
+        held = {**self._state[self._current], **self._optional}
+        if name not in held:
+            raise ConversionError(f"{caller}: the name must be one of {', '.join(held)}, got {name!r}.")
+        return held[name]
 
     # Files
 
