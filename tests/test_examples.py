@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import pytest
 
 import renom_onnx as rm
-from examples import digits, draw_graph, stock_training
+from examples import digits, draw_graph, lstm, stock_training, transformer
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,3 +107,9 @@ def test_trained_file_passes_the_linter(folder: Path):
 
 def test_picture_in_the_documentation_is_small():
     assert 0 < (ROOT / "docs/pictures/training-graph.png").stat().st_size < 150_000
+
+
+@pytest.mark.parametrize(("train", "epochs"), [(lstm.train, 4), (transformer.train, 3)], ids=["lstm", "transformer"])
+def test_other_examples_learn(train: Callable[[int], float], epochs: int, capfd: pytest.CaptureFixture[str]):
+    assert train(epochs) > 0.6  # one in ten is chance
+    assert "accuracy 0." in capfd.readouterr().err

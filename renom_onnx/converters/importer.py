@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,14 +41,17 @@ class ImportedGraph:
     values: dict[str, Value] = field(default_factory=dict)
 
 
-def read_model(model: onnx.ModelProto | str | Any) -> onnx.ModelProto:
+def read_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     """Return the model of a path, bytes or protobuf.
 
     Raises:
         ConversionError: it cannot be read as an ONNX model.
+        OSError: there is no such file.
     """
     if isinstance(model, onnx.ModelProto):
         return model
+    if not isinstance(model, str | os.PathLike | bytes):
+        raise ConversionError(f"load: the model must be a path, bytes or a ModelProto, got {type(model).__name__}.")
     what = "the bytes" if isinstance(model, bytes) else str(model)
     try:
         proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)

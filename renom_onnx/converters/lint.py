@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -39,7 +38,7 @@ def lint(model: Any) -> list[str]:
         >>> lint(model)[0]
         "training_info[0]: update_binding: the key must name an initializer, got 'nobody', which is none."
     """
-    proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    proto = read_model(model)
     parts = {"graph": proto.graph.node, "functions": [node for f in proto.functions for node in f.node]}
     problems = [f"{part}: {p}" for part, nodes in parts.items() for p in _unknown_operators(proto, nodes)]
     if not problems:

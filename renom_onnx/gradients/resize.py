@@ -23,7 +23,11 @@ def resize(
     axes = [a % x.rank for a in axes] if axes else list(range(x.rank))
     is_cropped = coordinate_transformation_mode == "tf_crop_and_resize"
     ratios = known_array(scales)
-    if mode == "nearest" and _repeats(ratios, coordinate_transformation_mode, nearest_mode) and axes[0] < 2 <= x.rank - 1:
+    if (
+        mode == "nearest"
+        and _repeats(ratios, coordinate_transformation_mode, nearest_mode)
+        and axes[0] < 2 <= x.rank - 1
+    ):
         return _sum_blocks(op, dy, x, axes, ratios)
     how = dict(mode=mode, coordinate_transformation_mode=coordinate_transformation_mode, nearest_mode=nearest_mode)
     how |= dict(antialias=antialias, cubic_coeff_a=cubic_coeff_a, exclude_outside=exclude_outside)
@@ -69,8 +73,10 @@ def _matrix(op, n, m, scale, is_rounded, crop, how):
     Where the size is the scaled one *rounded*, the identity is prolonged at its edge, so that enough comes out.
     """
     rows = known_array(n)
-    eye = op.constant(np.eye(rows[0]), np.float32) if rows is not None else op.EyeLike(
-        op.ConstantOfShape(op.vector(n, n), value=np.zeros(1, np.float32))
+    eye = (
+        op.constant(np.eye(rows[0]), np.float32)
+        if rows is not None
+        else op.EyeLike(op.ConstantOfShape(op.vector(n, n), value=np.zeros(1, np.float32)))
     )
     roi = None if crop is None else op.Concat([0.0], op.Gather(crop, [0]), [1.0], op.Gather(crop, [1]), axis=0)
     if scale is None:

@@ -173,8 +173,8 @@ def open_session(
     got = session.get_providers()[0]
     if got != device.provider:
         raise DeviceError(
-            f'device "{device}": onnxruntime must run on {device.provider}, got {got}: CUDA 13, cuDNN 9 or the GPU itself '
-            f'is missing. Install renom-onnx[cuda], or use device="cpu".'
+            f'device "{device}": onnxruntime must run on {device.provider}, got {got}: CUDA 13, cuDNN 9 or the GPU '
+            f'itself is missing. Install renom-onnx[cuda], or use device="cpu".'
         )
     session.disable_fallback()
     return session

@@ -17,7 +17,7 @@ from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
 from renom_onnx.errors import RunError
 from renom_onnx.graph import schema
 from renom_onnx.graph.distributor import Distributor, Stream
-from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors, type_text
+from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates
 from renom_onnx.runtime.device import Device, open_session
@@ -163,8 +163,8 @@ def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[Distrib
             arrays[node] = node.array
         elif isinstance(node, Input):
             raise RunError(
-                f"evaluate: every placeholder must be fed, got {node.name} ({type_text(node.output.dtype, node.output.shape)}) "
-                f"without a value. {created_at(node.site)}"
+                f"evaluate: every placeholder must be fed, got {node.name} ({node.output}) without a value. "
+                f"{created_at(node.site)}"
             )
     batches = {d: d.batch(indices) for d, indices in distributors.items()}
     for node in nodes:

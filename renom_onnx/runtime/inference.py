@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +50,7 @@ class InferenceSession:
         threads: int | None = None,
         cuda: CudaOptions | None = None,
     ) -> None:
-        proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
+        proto = read_model(model)
         self.device = parse_device(device)
         if proto.training_info:
             proto = inference_model(proto)

@@ -21,8 +21,8 @@ def onnxruntime() -> Any:
     installed = installed_distributions()
     if len(installed) > 1:
         raise DeviceError(
-            f"onnxruntime: one distribution must be installed, got {' and '.join(installed)}, which overwrite each other. "
-            f"Uninstall them all, then install one: pip install 'renom-onnx[cpu]' or 'renom-onnx[cuda]'."
+            f"onnxruntime: one distribution must be installed, got {' and '.join(installed)}, which overwrite each "
+            f"other. Uninstall them all, then install one: pip install 'renom-onnx[cpu]' or 'renom-onnx[cuda]'."
         )
     try:
         import onnxruntime as module

@@ -134,7 +134,7 @@ class TrainingSession:
         spinning: bool = True,
         cuda: CudaOptions | None = None,
     ) -> None:
-        proto = read_model(os.fspath(model) if isinstance(model, os.PathLike) else model)
+        proto = read_model(model)
         self.device = parse_device(device)
         self._step: TrainingStep = training_step(proto)
         self._step_bytes = as_bytes(self._step.model)
