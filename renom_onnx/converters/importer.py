@@ -64,6 +64,20 @@ def read_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.
     return proto
 
 
+def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    """Return the array of a tensor.
+
+    Raises:
+        ConversionError: it does not hold what its type and sizes say.
+    """
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as e:  # of any type, from wherever a broken tensor leads
+        raise ConversionError(
+            f"load: a tensor must hold what its type and sizes say, got {tensor.name!r}: {first_line(e)}."
+        ) from e
+
+
 def default_opset(model: onnx.ModelProto) -> int:
     """Return the version of the default domain that the model imports."""
     for opset in model.opset_import:
@@ -106,7 +120,7 @@ def import_graph(model: onnx.ModelProto, make_leaf: MakeLeaf | None = None) -> I
     types = _inferred_types(model)
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
+        array = array_of(tensor)
         leaf = make_leaf(tensor.name, array) if make_leaf is not None else static_leaf(array)
         leaf.output.name = tensor.name
         graph.values[tensor.name] = graph.initializers[tensor.name] = leaf.output
@@ -233,6 +247,17 @@ class _Reader:
             if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 continue  # a body of control flow: what it reads from outside is among the inputs
             plain[name] = schema._plain(helper.get_attribute_value(attribute))
+            if not isinstance(name, str) or plain[name] is None:
+                raise ConversionError(
+                    f"load: an attribute must have a name and a value, got {name!r} of node {proto.name!r}."
+                )
+        if schema.has_operator(proto.op_type, self._opset, proto.domain):
+            known = schema.operator(proto.op_type, self._opset, proto.domain).attributes
+            for name in plain.keys() - known.keys():
+                raise ConversionError(
+                    f"load: an attribute of {proto.op_type} must be one of {', '.join(known) or 'none'}, got {name} of "
+                    f"node {proto.name!r}."
+                )
         return plain
 
     def _output_types(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.importer import captured
+from renom_onnx.converters.importer import array_of, captured
 from renom_onnx.errors import ConversionError
 
 
@@ -107,9 +107,12 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
     losses = [o.name for o in info.algorithm.output if o.name not in next_names]
     if not losses:
         raise ConversionError("training: the algorithm must have the loss among its outputs, got only next values.")
-    state = {key: np.array(numpy_helper.to_array(tensors[key])) for key in bindings}
+    unwritten = [value for value in bindings.values() if value not in outputs]
+    if unwritten:
+        raise ConversionError(f"training: update_binding must name outputs, got {unwritten[0]}, which is none.")
+    state = {key: array_of(tensors[key]).copy() for key in bindings}
     defaults = {i.name for i in graph.input} & set(tensors)
-    optional = {name: np.array(numpy_helper.to_array(tensors[name])) for name in sorted(defaults - set(bindings))}
+    optional = {name: array_of(tensors[name]).copy() for name in sorted(defaults - set(bindings))}
 
     step = onnx.GraphProto()
     step.name = "step"

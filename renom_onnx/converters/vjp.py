@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
@@ -14,8 +14,10 @@ from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.backward import reverse_walk
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.derivative import is_differentiable
 from renom_onnx.graph.function import DOMAIN, DOMAIN_VERSION
 from renom_onnx.graph.node import BACKWARD, Input, Node, Value, ancestors
+from renom_onnx.graph.site import created_at
 
 
 def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = False) -> onnx.ModelProto:
@@ -57,6 +59,7 @@ def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = Fa
         for name, value in graph.outputs.items()
         if value.is_float
     }
+    _require_types(graph, targets.values())
     walk = reverse_walk(
         [(graph.outputs[name], seed) for name, seed in seeds.items()],
         opset=graph.opset,
@@ -87,6 +90,22 @@ def _targets(graph: ImportedGraph, wrt: str | Sequence[str] | None) -> dict[str,
                 f"There are: {', '.join(known) or 'none'}."
             )
     return {name: known[name] for name in names}
+
+
+def _require_types(graph: ImportedGraph, targets: Iterable[Value]) -> None:
+    """Refuse to lose a gradient where nobody knows whether a value holds floats."""
+    reached = {value.node for value in targets}
+    for node, _ in graph.nodes:
+        read = [value for value in node.inputs if value is not None]
+        if not any(value.node in reached for value in read):
+            continue
+        reached.add(node)
+        unknown = [value.name for value in [*read, *node.outputs] if value.dtype == object and value.name]
+        if unknown and is_differentiable(node):
+            raise ConversionError(
+                f"vjp: the element type of every value must be known, got {unknown[0]!r} without one. Give it a "
+                f"value_info. {created_at(node.site)}"
+            )
 
 
 def _all_names(graph: onnx.GraphProto) -> set[str]:

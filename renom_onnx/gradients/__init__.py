@@ -14,7 +14,9 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     recurrent,
     reduction,
     resize,
+    sampling,
     shape,
+    signal,
     softmax,
 )
 from renom_onnx.gradients.registry import Gradient, entries, find, gradient, not_differentiable, refuse

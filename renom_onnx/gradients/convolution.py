@@ -126,3 +126,25 @@ def _swap_channels(op, w, group):
     grouped = op.Reshape(w, op.constant([group, m // group, c, *kernel], np.int64))
     swapped = op.Transpose(grouped, perm=[0, 2, 1, *taps])
     return op.Reshape(swapped, op.constant([group * c, m // group, *kernel], np.int64))
+
+
+@gradient("Col2Im", linear_in_each=True)
+def col2im(op, dy, y, x, image_shape, block_shape, *, dilations, pads, strides):
+    """x holds the blocks of an image, y sums them where they overlap: dx = the blocks of dy."""
+    rank = len(strides or dilations or ()) or (len(pads) // 2 if pads else image_shape.shape and image_shape.shape[0])
+    if not isinstance(rank, int):
+        raise GradientError("Col2Im: the gradient must know the rank of the image, got none. Give it a shape.")
+    pads, axes = tuple(pads or (0,) * 2 * rank), list(range(2, 2 + rank))
+    padded = op.Pad(dy, op.constant(pads, np.int64), None, axes) if any(pads) else dy
+    sizes = op.size_of(padded, axes)
+    place = op.constant(0, np.int64)
+    for a in range(rank):  # the number of a pixel, rows first, in every block (later axes) at every place (earlier ones)
+        dilation, stride = (values[a] if values else 1 for values in (dilations, strides))
+        size, block = (op.Squeeze(op.Slice(v, [a], [a + 1]), [0]) for v in (sizes, block_shape))
+        room = op.Sub(size, op.Add(op.Mul(op.Sub(block, 1), dilation), 1))
+        offsets, starts = op.Range(0, block, 1), op.Range(0, op.Add(op.Div(room, stride), 1), 1)
+        pixel = op.Add(op.Mul(op.Unsqueeze(offsets, [1]), dilation), op.Mul(starts, stride))
+        pixel = op.Unsqueeze(pixel, [b for b in range(2 * rank) if b not in {a, rank + a}])
+        place = op.Add(op.Mul(place, size), pixel)
+    flat = op.Reshape(padded, [0, 0, -1])
+    return op.reshape_like(op.Gather(flat, op.Reshape(place, [-1]), axis=2), x)

@@ -6,6 +6,7 @@ without a lock and silently loses summands (onnxruntime 1.32).
 
 import numpy as np
 
+from renom_onnx.errors import GradientError
 from renom_onnx.gradients.registry import gradient
 from renom_onnx.graph.node import known_array
 
@@ -158,3 +159,33 @@ def one_hot(op, dy, y, indices, depth, values, *, axis):
     on = op.ReduceSum(op.Mul(dy, h), keepdims=0)
     off = op.Sub(op.ReduceSum(dy, keepdims=0), on)
     return None, None, op.Concat(op.Unsqueeze(off, [0]), op.Unsqueeze(on, [0]), axis=0)
+
+
+@gradient("TensorScatter")
+def tensor_scatter(op, dy, y, past, update, indices=None, *, axis, mode):
+    """d_past = dy, 0 where it was overwritten; d_update = dy where it was written."""
+    if past.rank is None:
+        raise GradientError("TensorScatter: the gradient must know the rank of past_cache, got none. Give it a shape.")
+    d_past = op.TensorScatter(dy, op.zeros_like(update), indices, axis=axis, mode=mode)
+    axis %= past.rank
+    length = op.Squeeze(op.size_of(update, [axis]), [0])
+    place = op.Unsqueeze(op.Range(op.constant(0, np.int64), length, op.constant(1, np.int64)), [0])
+    if indices is not None:
+        place = op.Add(op.Unsqueeze(indices, [1]), place)
+    if mode == "circular":
+        place = op.Mod(place, op.size_of(past, [axis]))
+    place = op.Unsqueeze(place, [a for a in range(1, past.rank) if a != axis])
+    return d_past, op.GatherElements(dy, op.Expand(place, op.shape_of(update)), axis=axis)
+
+
+@gradient("Unique", all_outputs=True)
+def unique(op, dys, ys, x, *, axis, sorted):  # noqa: A002  (the attribute's name)
+    """dx = dy, put back to the first of equal elements; the other outputs are integers."""
+    first = ys[1] if len(ys) > 1 else op.Unique(x, outputs=2, axis=axis, sorted=sorted)[1]
+    if axis is None:
+        return op.reshape_like(op.ScatterElements(op.Reshape(op.zeros_like(x), [-1]), first, dys[0]), x)
+    if x.rank is None:
+        raise GradientError("Unique: the gradient must know the rank of x, got none. Give x a shape in the model.")
+    axis %= x.rank
+    place = op.Unsqueeze(first, [a for a in range(x.rank) if a != axis])
+    return op.shaped(op.ScatterElements(op.zeros_like(x), op.Expand(place, op.Shape(dys[0])), dys[0], axis=axis), x)

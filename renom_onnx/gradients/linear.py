@@ -4,6 +4,7 @@ import string
 
 import numpy as np
 
+from renom_onnx.errors import GradientError
 from renom_onnx.gradients.registry import gradient
 
 
@@ -90,3 +91,19 @@ def _distinct(op, term, x):
             square = op.ConstantOfShape(op.vector(size, size), value=np.ones(1, x.dtype))
             eyes.append((label + labels[k], op.EyeLike(square)))
     return labels, eyes
+
+
+@gradient("Det")
+def det(op, dy, y, x):
+    """dx = dy times the matrix of cofactors, whose elements are determinants of x without one row and column."""
+    n = x.shape[-1] if x.shape is not None else None
+    if not isinstance(n, int):
+        raise GradientError(f"Det: the gradient must know the size of the matrix, got x is {x}. Give x a shape of numbers.")
+    if n == 1:
+        return op.reshape_like(dy, x)
+    kept = op.constant([[j for j in range(n) if j != i] for i in range(n)], np.int64)
+    minors = op.Gather(op.Gather(x, kept, axis=-2), kept, axis=-1)  # (..., i, n - 1, j, n - 1)
+    r = x.rank
+    minors = op.Det(op.Transpose(minors, perm=[*range(r - 1), r, r - 1, r + 1]))
+    signs = op.constant((-1.0) ** np.add.outer(np.arange(n), np.arange(n)), x.dtype)
+    return op.Mul(op.Unsqueeze(dy, [-1, -2]), op.Mul(minors, signs))

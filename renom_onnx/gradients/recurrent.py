@@ -43,7 +43,6 @@ class Cell:
         names: of the activations, as many for each direction.
         n_gates: rows of R, in units of H, whose product with h the step is given.
         step: called as ``step(op, activations, xw, rh, h, c, shared)``; returns h and c of the step.
-        shared: how many operands all steps share; their gradients are summed over the steps.
     """
 
     names: tuple[str, ...]
@@ -102,7 +101,8 @@ def gru(
         if linear_before_reset:
             n = op.Mul(reset, rn)
         else:
-            n = op.Add(op.MatMul(op.Mul(reset, h), shared[0]), shared[1])
+            n = op.MatMul(op.Mul(reset, h), shared[0])
+            n = op.Add(n, shared[1]) if shared[1:] else n
         n = f[1](op, _clipped(op, op.Add(xn, n), clip))
         return op.Add(n, op.Mul(z, op.Sub(h, n))), None
 
@@ -229,9 +229,10 @@ class _Direction:
         shared = [] if p is None else list(op.Split(p, axis=0, outputs=3, num_outputs=3))
         if cell.n_gates == 2:  # the third gate multiplies what the second lets through
             rows = op.Slice(r, [0], [k], [0])
-            last = op.Slice(rb, [k], [k + size], [0]) if b is not None else op.constant(np.zeros(size), x.dtype)
-            shared = [op.Transpose(op.Slice(r, [k], [k + size], [0]), perm=[1, 0]), last]
-            rb = None if b is None else op.Slice(rb, [0], [k], [0])
+            shared = [op.Transpose(op.Slice(r, [k], [k + size], [0]), perm=[1, 0])]
+            if b is not None:
+                shared.append(op.Slice(rb, [k], [k + size], [0]))
+                rb = op.Slice(rb, [0], [k], [0])
         xw, rh = (_affine(op, v, m, bias) for v, m, bias in ((x, w, wb), (before, rows, rb)))
         parts = [self._steps(v) for v in (xw, rh, before)]
         d_xw, d_rh, d_shared, dh0, dc0 = self._back(parts, c0, shared, rows, dy and self._steps(dy), dh, dc)
@@ -242,7 +243,7 @@ class _Direction:
         dp = None if p is None else op.Concat(*d_shared, axis=0)
         if cell.n_gates == 2:
             dr = op.Concat(dr, op.Transpose(d_shared[0], perm=[1, 0]), axis=0)
-            db.append(d_shared[1])
+            db += d_shared[1:]
         dx = op.shaped(self._turned(op.MatMul(da, w)), x)
         return dx, dw, dr, None if b is None else op.Concat(*db, axis=0), dp, dh0, dc0
 

@@ -86,6 +86,22 @@ def cumsum(op, dy, y, x, axis, *, exclusive, reverse):
     return op.CumSum(dy, axis, exclusive=exclusive, reverse=1 - reverse)
 
 
+@gradient("CumProd")
+def cumprod(op, dy, y, x, axis, *, exclusive, reverse):
+    """dx = the cumulative sum of dy y from the other end, over x; at the first 0, of dy y without it; behind it 0."""
+
+    def sum_back(value):
+        return op.CumSum(value, axis, exclusive=exclusive, reverse=1 - reverse)
+
+    is_zero = op.Cast(op.Equal(x, 0), to=x.dtype)
+    n_zeros = op.CumSum(is_zero, axis, reverse=reverse)
+    before, first = (op.Cast(op.Equal(n_zeros, n), to=x.dtype) for n in (0, 1))
+    first = op.Mul(first, is_zero)
+    others = op.CumProd(op.Add(x, first), axis, exclusive=exclusive, reverse=reverse)
+    dx = op.Mul(op.Div(sum_back(op.Mul(dy, y)), op.Add(x, is_zero)), before)
+    return op.Add(dx, op.Mul(sum_back(op.Mul(dy, others)), first))
+
+
 @gradient("ReverseSequence", linear_in_each=True)
 def reverse_sequence(op, dy, y, x, lengths, *, batch_axis, time_axis):
     """dx = dy, reversed again."""

@@ -73,7 +73,10 @@ class Operator:
 
 def has_operator(op_type: str, opset: int, domain: str = "") -> bool:
     """Whether the installed onnx defines the operator at this opset."""
-    return defs.has(op_type, domain=domain, max_inclusive_version=opset)
+    try:
+        return bool(defs.has(op_type, domain=domain, max_inclusive_version=opset))
+    except TypeError:  # a broken file: a name that is no text, a version that is no int32
+        return False
 
 
 @functools.cache
@@ -152,8 +155,15 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def dtype_of(element: int) -> np.dtype[Any]:
-    """Return the NumPy type of ONNX's number of an element type."""
-    return np.dtype(helper.tensor_dtype_to_np_dtype(element))
+    """Return the NumPy type of ONNX's number of an element type.
+
+    Raises:
+        ConversionError: ONNX has no element type of this number.
+    """
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(element))
+    except KeyError as e:
+        raise ConversionError(f"load: an element type must be one of ONNX's numbers, got {element}.") from e
 
 
 _COERCE: Mapping[str, Any] = {

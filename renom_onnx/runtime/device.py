@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from renom_onnx.errors import DeviceError, RunError, first_line
 from renom_onnx.runtime.ort import onnxruntime
@@ -81,7 +85,7 @@ def parse_device(device: str | Device | None) -> Device:
         return device
     if device is None:
         return Device("cuda") if cuda_works() else Device("cpu")
-    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", device)
+    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", str(device))
     if match is None or (match[1] == "cpu" and match[2] not in (None, "0")):
         raise DeviceError(f'device {device!r}: it must be "cpu", "cuda" or "cuda:<number>", got {device!r}.')
     parsed = Device(match[1], int(match[2] or 0))
@@ -92,11 +96,20 @@ def parse_device(device: str | Device | None) -> Device:
             f'device "{device}": this onnxruntime has no {parsed.provider} (it has: {has}). '
             f'Install renom-onnx[gpu], or use device="cpu".'
         )
+    if parsed.kind == "cuda" and not cuda_works(parsed.index):
+        raise _missing(parsed, _PROVIDERS["cpu"])
     return parsed
 
 
+def _missing(device: Device, got: str) -> DeviceError:
+    return DeviceError(
+        f'device "{device}": onnxruntime must run on {device.provider}, got {got}: CUDA 13, cuDNN 9 or the GPU itself is '
+        f'missing. Install renom-onnx[cuda], or use device="cpu".'
+    )
+
+
 @functools.cache
-def cuda_works() -> bool:
+def cuda_works(index: int = 0) -> bool:
     """Whether a CUDA session can be opened: the provider may be listed without libraries or a GPU."""
     module = onnxruntime()
     if _PROVIDERS["cuda"] not in module.get_available_providers():
@@ -104,24 +117,14 @@ def cuda_works() -> bool:
     if hasattr(module, "preload_dlls"):
         _preload(module)
     try:
-        module.OrtValue.ortvalue_from_shape_and_type([1], module_float(), "cuda", 0)
+        module.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", index)
     except Exception:  # whatever it says, there is no usable GPU
         return False
     return True
 
 
-def module_float() -> Any:
-    """Return the NumPy type of a probe tensor."""
-    import numpy as np
-
-    return np.float32
-
-
 def _preload(module: Any) -> None:
     """Load CUDA from wheels; it prints about libraries that it does not find, which is not our user's business."""
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()):
         module.preload_dlls()
 
@@ -167,14 +170,11 @@ def open_session(
         cuda_works()  # loads the libraries
         provider = (device.provider, (cuda or CudaOptions()).provider_options(device))
     try:
-        session = module.InferenceSession(model, options, providers=[provider])
+        session = module.InferenceSession(model, options, providers=[provider], enable_fallback=0)
     except Exception as e:
         raise RunError(f"onnxruntime refused the model: {first_line(e)}.") from e
     got = session.get_providers()[0]
     if got != device.provider:
-        raise DeviceError(
-            f'device "{device}": onnxruntime must run on {device.provider}, got {got}: CUDA 13, cuDNN 9 or the GPU '
-            f'itself is missing. Install renom-onnx[cuda], or use device="cpu".'
-        )
+        raise _missing(device, got)
     session.disable_fallback()
     return session

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.errors import DeviceError, DTypeError, ShapeError, first_line
+from renom_onnx.graph.node import type_text
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
 
@@ -33,9 +34,15 @@ class Tensor:
         self.dtype = np.dtype(dtype)
         self.device = device
         self.name = name
-        self.value = onnxruntime().OrtValue.ortvalue_from_shape_and_type(
-            list(self.shape), self.dtype.type, device.kind, device.index
-        )
+        try:
+            self.value = onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+                list(self.shape), self.dtype.type, device.kind, device.index
+            )
+        except Exception as e:  # no memory, or no such device
+            raise DeviceError(
+                f'{name}: device "{device}" must have memory for {type_text(self.dtype, self.shape)}, got: '
+                f"{first_line(e)}."
+            ) from e
 
     @classmethod
     def from_array(cls, array: np.ndarray[Any, Any], device: Device, name: str = "tensor") -> Tensor:

@@ -168,7 +168,11 @@ class ReferenceSession:
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         typed = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
-        return dict(zip(self._outputs, self._evaluator.run(None, typed), strict=True))
+        try:
+            outputs = self._evaluator.run(None, typed)
+        except Exception as e:
+            raise UncheckableError(f"the reference does not run the gradient: {type(e).__name__}: {e}") from e
+        return dict(zip(self._outputs, outputs, strict=True))
 
 
 def _input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from onnx import numpy_helper
 
-from tests.gradients.cases import Case, case_of, known
+from tests.gradients.cases import NEWEST_OPSET, Case, at_opset, case_of, known
 
 _rng = np.random.default_rng(0)
 X23, X34, X45, X234 = (_rng.standard_normal(shape) for shape in [(2, 3), (3, 4), (4, 5), (2, 3, 4)])
@@ -121,4 +122,55 @@ def _positions() -> Iterator[Case]:
         yield case_of(f"ScatterND-{how}", body, x=X34[:, :3], i=[[2], [0]] if how == "none" else [[1], [1]], u=u)
 
 
-OWN_CASES = [*_arithmetic(), *_products(), *_reductions(), *_shapes(), *_slices(), *_positions()]
+def _matrices() -> Iterator[Case]:
+    yield case_of("Det-1", "y = Det(x)", x=X23[:1, :1])
+    yield case_of("Det-batch", "y = Det(x)", x=_rng.standard_normal((2, 4, 4)))
+    zeros = X34 * [[1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 1, 0]]
+    for name, x in {"": X34, "-zeros": zeros}.items():
+        for exclusive in (0, 1):
+            for reverse in (0, 1):
+                call = f"CumProd<exclusive={exclusive}, reverse={reverse}>"
+                case = case_of(f"CumProd{name}-{exclusive}{reverse}", f"y = {call}(x, a)", x=x, a=np.int64(1))
+                yield Case(case.name, at_opset(case.model, NEWEST_OPSET), case.feeds)
+    for mode in ("linear", "circular"):
+        case = case_of("", f'y = TensorScatter<axis=1, mode="{mode}">(x, u, i)', x=X245, u=X245[:, :2] + 1, i=[1, 2])
+        yield Case(f"TensorScatter-{mode}", at_opset(case.model, NEWEST_OPSET), case.feeds)
+    yield case_of("Unique", "y = Unique(x)", x=X34)
+    yield case_of("Unique-axis", "y = Unique<axis=1>(x)", x=X34)
+    yield case_of("Unique-sorted", "y, i = Unique<axis=0, sorted=0>(x)", x=X34)
+
+
+def _signals() -> Iterator[Case]:
+    for onesided in (0, 1):
+        for n in (0, 3, 6):
+            given, operands = ("x, n", {"n": np.int64(n)}) if n else ("x", {})
+            body = f"y = DFT<axis=1, onesided={onesided}>({given})"
+            yield case_of(f"DFT-onesided{onesided}-{n}", body, x=_rng.standard_normal((2, 5, 1)), **operands)
+    yield case_of("DFT-inverse", "y = DFT<axis=1, inverse=1>(x)", x=_rng.standard_normal((2, 5, 2)))
+    signal, window = _rng.standard_normal((2, 16, 1)), np.hanning(6)[1:]
+    for onesided in (0, 1):
+        body = f"y = STFT<onesided={onesided}>(x, s, w)"
+        yield case_of(f"STFT-onesided{onesided}", body, x=signal, s=np.int64(3), w=window)
+    yield case_of("STFT-no-window", "y = STFT(x, s, , n)", x=signal, s=np.int64(3), n=np.int64(4))
+
+
+def _resizes() -> Iterator[Case]:
+    image = _rng.standard_normal((2, 3, 4, 5))
+    for mode in ("nearest", "linear", "cubic"):
+        for how in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel", "half_pixel_symmetric"):
+            call = f'Resize<mode="{mode}", coordinate_transformation_mode="{how}">'
+            scales = numpy_helper.from_array(np.array([1, 1, 1.5, 0.7], "f"))
+            yield case_of(f"Resize-{mode}-{how}", f"y = {call}(x, , s)", x=image, s=scales)
+    for how, floor in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "ceil")):
+        call = f'Resize<coordinate_transformation_mode="{how}", nearest_mode="{floor}">'
+        scales = numpy_helper.from_array(np.array([1, 1, 2, 3], "f"))
+        yield case_of(f"Resize-integer-{how}-{floor}", f"y = {call}(x, , s)", x=image, s=scales)
+    scales = numpy_helper.from_array(np.array([2, 3], "f"))
+    yield case_of("Resize-channels", "y = Resize<axes=[1, 3]>(x, , s)", x=image, s=scales)
+    yield case_of("Resize-sizes", 'y = Resize<mode="linear">(x, , , n)', x=image, n=known(2, 3, 7, 3))
+    for name in ("not_larger", "not_smaller"):
+        call = f'Resize<mode="linear", axes=[2, 3], keep_aspect_ratio_policy="{name}">'
+        yield case_of(f"Resize-{name}", f"y = {call}(x, , , n)", x=image, n=known(7, 9))
+
+
+OWN_CASES = [*_matrices(), *_signals(), *_resizes(), *_arithmetic(), *_products(), *_reductions(), *_shapes(), *_slices(), *_positions()]

@@ -1,0 +1,60 @@
+"""Open broken copies of a training file; run as a script by test_fuzz.py, because a native crash ends the process.
+
+python -m tests.runtime.fuzz FIRST LAST
+
+Prints a JSON object: how often each reader ended how. Errors other than ours and the system's have their traceback.
+"""
+
+import collections
+import json
+import random
+import sys
+import traceback
+
+import renom_onnx as rm
+from renom_onnx.converters import lint, vjp
+from renom_onnx.runtime import InferenceSession, TrainingSession
+from tests.converters.programs import Program, feeds
+
+PROGRAMS = [Program("mlp", "Adam", 18), Program("windows_apart", "momentum", 18)]
+
+
+def broken(data: bytes, rng: random.Random) -> bytes:
+    """Cut the file, or turn a few of its bits."""
+    if rng.random() < 0.2:
+        return data[: rng.randrange(len(data))]
+    copy = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        copy[rng.randrange(len(copy))] ^= 1 << rng.randrange(8)
+    return bytes(copy)
+
+
+def main(first: int, last: int) -> None:
+    models = [program.model() for program in PROGRAMS]
+    files = [model.SerializeToString() for model in models]
+    batches = [feeds(model, 3) for model in models]
+    ends: collections.Counter[str] = collections.Counter()
+    for seed in range(first, last):
+        k = seed % len(files)
+        data = broken(files[k], random.Random(seed))
+        batch = batches[k]
+        readers = {
+            "lint": lambda: lint(data),
+            "vjp": lambda: vjp(data),
+            "infer": lambda: InferenceSession(data, "cpu", threads=1).run({"x": batch["x"]}),
+            "train": lambda: float(TrainingSession(data, "cpu", threads=1).step(batch)),
+        }
+        for name, read in readers.items():
+            print(seed, name, file=sys.stderr, flush=True)  # the last line tells where a crash was
+            try:
+                read()
+                ends[f"{name} works"] += 1
+            except (rm.RenomError, OSError):
+                ends[f"{name} raises"] += 1
+            except Exception:
+                ends[f"{name} of seed {seed}: {traceback.format_exc()}"] += 1
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
