@@ -55,12 +55,12 @@ class RunError(RenomError, RuntimeError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of another library's error without its full stop, to stand in a message of ours.
+    r"""Return the first line of another library's error without its full stop, to stand in a message of ours.
 
     A line that ends with a colon is nothing without those that follow.
 
     Example:
-        >>> first_line(ValueError("no such file.\\nAt line 3"))
+        >>> first_line(ValueError("no such file.\nAt line 3"))
         'no such file'
     """
     lines = [line.strip() for line in str(error).strip().split("\n")]

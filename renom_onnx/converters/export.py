@@ -94,9 +94,9 @@ def to_training_onnx(
 ) -> onnx.ModelProto:
     """Return one model with two readings: inference, and a training step.
 
-    Read by any ONNX runtime it is a plain inference model. Its ``training_info[0].algorithm`` holds loss, gradient nodes
-    and update nodes, all defined by standard operators, as the ONNX specification says: ``update_binding`` maps each
-    weight and state to its next value.
+    Read by any ONNX runtime it is a plain inference model. Its ``training_info[0].algorithm`` holds loss, gradient
+    nodes and update nodes, all defined by standard operators, as the ONNX specification says: ``update_binding`` maps
+    each weight and state to its next value.
 
     Args:
         loss: a loss, a sum of losses, or an element whose Sum is made small.

@@ -48,11 +48,24 @@ def read_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.
         ConversionError: it cannot be read as an ONNX model.
         OSError: there is no such file.
     """
-    if isinstance(model, onnx.ModelProto):
-        return model
-    if not isinstance(model, str | os.PathLike | bytes):
+    if not isinstance(model, onnx.ModelProto | str | os.PathLike | bytes):
         raise ConversionError(f"load: the model must be a path, bytes or a ModelProto, got {type(model).__name__}.")
     what = "the bytes" if isinstance(model, bytes) else str(model)
+    if isinstance(model, onnx.ModelProto):
+        proto, what = model, "a ModelProto"
+    else:
+        proto = _parsed(model, what)
+    graphs = [proto.graph, *(info.algorithm for info in proto.training_info)]
+    for tensor in (tensor for graph in graphs for tensor in graph.initializer):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ConversionError(
+                f"load: a model must hold the data of its tensors or be given as a path beside their file, got {what}, "
+                f"where {tensor.name!r} is elsewhere."
+            )
+    return proto
+
+
+def _parsed(model: str | os.PathLike[str] | bytes, what: str) -> onnx.ModelProto:
     try:
         proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
     except OSError:
@@ -100,8 +113,8 @@ def at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return version_converter.convert_version(model, opset)
     except Exception as e:
         raise ConversionError(
-            f"load: a model of opset {default_opset(model)} must be upgraded to {opset}, got from onnx's version converter: "
-            f"{first_line(e)}. Convert it by hand, or export it again at opset {opset}."
+            f"load: a model of opset {default_opset(model)} must be upgraded to {opset}, got from onnx's version "
+            f"converter: {first_line(e)}. Convert it by hand, or export it again at opset {opset}."
         ) from e
 
 
@@ -296,7 +309,7 @@ class _Reader:
             tuple(formals),
             tuple(values[name] for name in function.output),
             tuple(function.output),
-            tuple([*function.attribute, *(a.name for a in function.attribute_proto)]),
+            (*function.attribute, *(a.name for a in function.attribute_proto)),
             function.doc_string,
         )
 

@@ -111,8 +111,8 @@ def _unknown_operators(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) 
         if (node.domain, node.op_type, node.overload) in functions:
             continue
         if domain not in opsets or not schema.has_operator(node.op_type, opsets[domain], domain):
-            name = f"{domain}.{node.op_type}" if domain else node.op_type
-            yield f"every operator must be defined by ONNX or by a function of the file, got {name} in node {node.name!r}."
+            got = f"{f'{domain}.' if domain else ''}{node.op_type} in node {node.name!r}"
+            yield f"every operator must be defined by ONNX or by a function of the file, got {got}."
 
 
 def _unwritten(graph: onnx.GraphProto) -> Iterable[str]:

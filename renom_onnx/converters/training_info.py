@@ -18,7 +18,7 @@ from renom_onnx.errors import ConversionError
 
 
 def describe_training(info: onnx.TrainingInfoProto, states: Sequence[tuple[str, np.ndarray[Any, Any]]]) -> None:
-    """Write the initialization of optimizer state and counters: constants, bound to the initializers that they reset."""
+    """Write the initialization of optimizer state and counters: constants bound to the initializers they reset."""
     nodes, outputs = [], []
     for name, array in states:
         output = f"{name}.initial"
@@ -143,7 +143,7 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
 def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: bool) -> onnx.ModelProto:
     """Return the inference outputs, and the loss, as a model whose mutable initializers are plain inputs."""
     graph = concatenate(model) if with_loss else model.graph
-    wanted = [o for o in model.graph.output] + [o for o in graph.output if with_loss and o.name == step.evaluation_loss]
+    wanted = [*model.graph.output, *(o for o in graph.output if with_loss and o.name == step.evaluation_loss)]
     nodes = _needed(graph.node, [o.name for o in wanted])
     read = _read(nodes) | {o.name for o in wanted}
     result = onnx.GraphProto()

@@ -64,8 +64,8 @@ class TreeWriter:
                 name = mutable_name(self.tree_names, node)
                 if self.names.give(node.output, name) != name and name in fed and not feed_all:
                     raise ConversionError(
-                        f"export: an input must have a name of its own, got {name!r}, which a parameter, a state or the "
-                        f"learning rate has. Rename it."
+                        f"export: an input must have a name of its own, got {name!r}, which a parameter, a state or "
+                        f"the learning rate has. Rename it."
                     )
         for value, name in outputs:
             if self.names.give(value, name) != name and exact:
@@ -157,8 +157,8 @@ def tree_opset(nodes: Iterable[Node], asked: int | None) -> int:
     if asked not in EXPORT_OPSETS or asked < needed:
         least = max(needed, EXPORT_OPSETS[0])
         raise ConversionError(
-            f"export: opset must be {least} to {EXPORT_OPSETS[-1]}, got {asked}. Newer opsets lose kernels of onnxruntime's "
-            f"CUDA provider, and older ones lack operators."
+            f"export: opset must be {least} to {EXPORT_OPSETS[-1]}, got {asked}. Newer opsets lose kernels of "
+            f"onnxruntime's CUDA provider, and older ones lack operators."
         )
     return asked
 

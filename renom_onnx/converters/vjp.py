@@ -42,7 +42,8 @@ def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = Fa
     Example:
         >>> import numpy as np, onnx
         >>> from renom_onnx.converters import vjp
-        >>> model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 18]> f (float[N] x) => (float[N] y) { y = Exp(x) }')
+        >>> text = '<ir_version: 10, opset_import: ["": 18]> f (float[N] x) => (float[N] y) { y = Exp(x) }'
+        >>> model = onnx.parser.parse_model(text)
         >>> gradient = vjp(model)
         >>> [i.name for i in gradient.graph.input], [o.name for o in gradient.graph.output]
         (['x', 'y_grad'], ['y', 'x_grad'])

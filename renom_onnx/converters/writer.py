@@ -129,7 +129,7 @@ def digest(function: Function) -> str:
 def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto:
     """Return the function as protobuf.
 
-    Its body calls no function: onnxruntime (1.32) finds no overload that a body calls. What it would call is written out.
+    Its body calls no function but is written out: onnxruntime (1.32) finds no overload that a body calls.
     """
     names = Names()
     inputs = [names.give(value, str(value.name)) for value in function.inputs]

@@ -103,8 +103,8 @@ def parse_device(device: str | Device | None) -> Device:
 
 def _missing(device: Device, got: str) -> DeviceError:
     return DeviceError(
-        f'device "{device}": onnxruntime must run on {device.provider}, got {got}: CUDA 13, cuDNN 9 or the GPU itself is '
-        f'missing. Install renom-onnx[cuda], or use device="cpu".'
+        f'device "{device}": onnxruntime must run on {device.provider}, got {got}: CUDA 13, cuDNN 9 or the GPU itself '
+        f'is missing. Install renom-onnx[cuda], or use device="cpu".'
     )
 
 

@@ -129,11 +129,22 @@ def named() -> graph.GraphElement:
     return cross_entropy(Encoder(), features(8), classes(8))
 
 
+def dropout() -> graph.GraphElement:
+    layers = [graph.Dense(8), graph.Dropout(0.5), graph.Relu(), graph.Dense(3)]
+    return cross_entropy(graph.Sequential(layers), features(8), classes(8))
+
+
+def normalized() -> graph.GraphElement:
+    conv = graph.Conv(4, kernel=3, bias=False)  # the gradient of a bias would be 0, of which Adam keeps the sign
+    layers = [conv, graph.BatchNormalize(), graph.Relu(), graph.Flatten(), graph.Dense(3)]
+    return cross_entropy(graph.Sequential(layers), images(8), classes(8))
+
+
 LOSSES = {
     f.__name__: f
     for f in (
         mlp, cnn, windows_apart, regression, distributed, integer_data, double_data, probabilities, summed, shared,
-        frozen, named,
+        frozen, named, dropout, normalized,
     )
 }  # fmt: skip
 

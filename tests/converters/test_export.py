@@ -206,7 +206,7 @@ def test_an_array_beside_a_distributor_is_an_input_of_its_own():
 
 # Errors
 
-OPSETS = "Newer opsets lose kernels of onnxruntime's CUDA provider, and older ones lack operators."
+OPSETS = ". Newer opsets lose kernels of onnxruntime's CUDA provider, and older ones lack operators."
 
 
 def exported(outputs: Callable[..., dict[str, Any]]) -> Callable[[], Any]:
@@ -221,12 +221,12 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[rm.RenomError], str]] = {
     "an opset below 18": (
         lambda: to_onnx(perceptron(), inputs={"x": ("N", 6)}, opset=17),
         rm.ConversionError,
-        f"export: opset must be 18 to 21, got 17. {OPSETS}",
+        f"export: opset must be 18 to 21, got 17{OPSETS}",
     ),
     "an opset above 21": (
         lambda: to_training_onnx(mlp(), opset=22),
         rm.ConversionError,
-        f"export: opset must be 18 to 21, got 22. {OPSETS}",
+        f"export: opset must be 18 to 21, got 22{OPSETS}",
     ),
     "a model never called": (
         lambda: to_onnx(perceptron()),
@@ -241,25 +241,25 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[rm.RenomError], str]] = {
         "Created at test_export.py:LINE.",
     ),
     "an output that needs the target": (
-        exported(lambda x, y, p, l: {"how_bad": l}),
+        exported(lambda x, y, prediction, loss: {"how_bad": loss}),
         rm.ConversionError,
         "export_training: an output must depend on no target, got 'how_bad', which depends on y. "
         "Leave it out, or give a value before the loss. Created at test_export.py:LINE.",
     ),
     "an output that is the target": (
-        exported(lambda x, y, p, l: {"label": y}),
+        exported(lambda x, y, prediction, loss: {"label": y}),
         rm.ConversionError,
         "export_training: an output must depend on no target, got 'label', which depends on y. "
         "Leave it out, or give a value before the loss. Created at test_export.py:LINE.",
     ),
     "an output named as an input": (
-        exported(lambda x, y, p, l: {"x": p}),
+        exported(lambda x, y, prediction, loss: {"x": prediction}),
         rm.ConversionError,
         "export: an output must have a name of its own, got 'x', which an input or parameter has. "
         "Created at test_export.py:LINE.",
     ),
     "an output named as a parameter": (
-        exported(lambda x, y, p, l: {"dense1.w": p}),
+        exported(lambda x, y, prediction, loss: {"dense1.w": prediction}),
         rm.ConversionError,
         "export: an output must have a name of its own, got 'dense1.w', which an input or parameter has. "
         "Created at test_export.py:LINE.",
@@ -304,8 +304,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError("the disk is full")
 
     monkeypatch.setattr("os.replace", fails)
-    monkeypatch.setattr(Path, "replace", fails)
-    with pytest.raises(OSError, match="^the disk is full$"):
+    with pytest.raises(OSError, match=r"^the disk is full$"):
         export(convolutional(), path, inputs={"x": ("N", 2, 8, 8)})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]

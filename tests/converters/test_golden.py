@@ -8,7 +8,6 @@ Where the change is wanted, write the texts anew, look at the difference and com
 from __future__ import annotations
 
 import re
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -124,6 +124,7 @@ def broken_graph(model: onnx.ModelProto) -> None:
 
 
 FIRST = "training_info[0]: "
+NO_OPERATOR = "every operator must be defined by ONNX or by a function of the file, got Nothing in node "
 PLANTED: dict[str, tuple[Callable[[onnx.ModelProto], None], list[str]]] = {
     "update_binding, key": (
         unknown_key, [FIRST + "update_binding: the key must name an initializer, got 'nobody', which is none."],
@@ -196,7 +197,7 @@ PLANTED: dict[str, tuple[Callable[[onnx.ModelProto], None], list[str]]] = {
     ),
     "an operator that nobody knows in a function": (
         unknown_operator_in_a_function,
-        ["functions: every operator must be defined by ONNX or by a function of the file, got Nothing in node 'inner'."],
+        ["functions: " + NO_OPERATOR + "'inner'."],
     ),
     "a name that nobody writes": (
         nobody_writes,
@@ -219,7 +220,7 @@ PLANTED: dict[str, tuple[Callable[[onnx.ModelProto], None], list[str]]] = {
     ),
     "an operator of the graph that nobody knows": (
         unknown_operator_in_the_graph,
-        ["graph: every operator must be defined by ONNX or by a function of the file, got Nothing in node 'dense1/Gemm'."],
+        ["graph: " + NO_OPERATOR + "'dense1/Gemm'."],
     ),
     "a broken graph": (
         broken_graph,
@@ -267,7 +268,9 @@ def test_a_name_that_a_branch_reads_counts_as_read():
         [helper.make_node("Neg", ["ghost"], ["b"], name="inner")],
         "branch", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)],
     )  # fmt: skip
-    condition = helper.make_node("Constant", [], ["c"], name="c", value=helper.make_tensor("v", TensorProto.BOOL, [], [1]))
+    condition = helper.make_node(
+        "Constant", [], ["c"], name="c", value=helper.make_tensor("v", TensorProto.BOOL, [], [1])
+    )
     choice = helper.make_node("If", ["c"], ["chosen"], name="choice", then_branch=branch, else_branch=branch)
     model.training_info[0].algorithm.node.extend([condition, choice])
     assert lint(model) == [FIRST + "every input must be written before it is read, got 'ghost' read by node 'choice'."]

@@ -27,14 +27,12 @@ SCRIPT = Path(__file__).with_name("train_alone.py")
         ("cnn", "Adam", "inputs"),
     ],
 )
-def test_numpy_onnx_and_onnxruntime_alone_train_to_the_same_bits(
-    loss: str, optimizer: str, way: str, tmp_path: Path
-):
+def test_numpy_onnx_and_onnxruntime_alone_train_to_the_same_bits(loss: str, optimizer: str, way: str, tmp_path: Path):
     model = Program(loss, optimizer, 18).model()
     batches = [feeds(model, 8, i) for i in range(N_STEPS)]
     onnx.save(model, tmp_path / "train.onnx")
     np.savez(tmp_path / "batches.npz", **{name: np.stack([b[name] for b in batches]) for name in ("x", "y")})
-    command = [sys.executable, "-P", str(SCRIPT), "train.onnx", "batches.npz", "result.npz", way]
+    command = [sys.executable, "-W", "error", "-P", str(SCRIPT), "train.onnx", "batches.npz", "result.npz", way]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -203,7 +203,7 @@ def test_every_program_writes_the_same_bytes_whatever_the_hash_seed():
     digests = [
         json.loads(
             subprocess.run(
-                [sys.executable, "-c", DIGESTS],
+                [sys.executable, "-W", "error", "-c", DIGESTS],
                 env={**os.environ, "PYTHONHASHSEED": seed},
                 cwd=ROOT,
                 capture_output=True,

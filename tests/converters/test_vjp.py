@@ -107,12 +107,16 @@ MODELS = {
         "f (double[N] x) => (double[N] y, double[N] z) { y = Exp(x) z = Sin(y) }", {"x": (3,)},
     ),
     "an unused output of a node": (
-        "f (double[N,4] x) => (double[N,2] y) { s = Constant<value_ints=[2,2]>() y, z = Split<axis=1>(x, s) }", {"x": (2, 4)},
+        "f (double[N,4] x) => (double[N,2] y) { s = Constant<value_ints=[2,2]>() y, z = Split<axis=1>(x, s) }",
+        {"x": (2, 4)},
     ),
     "a skipped output of a node": (
-        "f (double[N,4] x) => (double[N,2] y) { s = Constant<value_ints=[2,2]>() , y = Split<axis=1>(x, s) }", {"x": (2, 4)},
+        "f (double[N,4] x) => (double[N,2] y) { s = Constant<value_ints=[2,2]>() , y = Split<axis=1>(x, s) }",
+        {"x": (2, 4)},
     ),
-    "an input that nothing reads": ("f (double[N] x, double[N,2] u) => (double[N] y) { y = Exp(x) }", {"x": (3,), "u": (3, 2)}),
+    "an input that nothing reads": (
+        "f (double[N] x, double[N,2] u) => (double[N] y) { y = Exp(x) }", {"x": (3,), "u": (3, 2)},
+    ),
     "an input that is an output": ("f (double[N] x) => (double[N] x) { }", {"x": (3,)}),
     "a gradient that goes to two inputs": (
         "f (double[N] x, double[N] z) => (double[N] y) { y = Add(x, z) }", {"x": (3,), "z": (3,)},
@@ -128,14 +132,16 @@ MODELS = {
     ),
     "a function": ("f (double[N] x) => (double[N] y) { y = my.scaled<k=2.5>(x) }\n" + FUNCTION, {"x": (3,)}),
     "a function called with two attributes": (
-        "f (double[N] x) => (double[N] y) { a = my.scaled<k=2.5>(x) y = my.scaled<k=0.5>(a) }\n" + FUNCTION, {"x": (3,)},
+        "f (double[N] x) => (double[N] y) { a = my.scaled<k=2.5>(x) y = my.scaled<k=0.5>(a) }\n" + FUNCTION,
+        {"x": (3,)},
     ),
     "a function that calls a function": (
         "f (double[N] x, double[N] s) => (double[N] y) { y = my.outer(x, s) }\n" + NESTED, {"x": (3,), "s": (3,)},
     ),
     "a condition beside the path": (
-        "f (double[N] x, bool c) => (double[N] y) { k = If (c) <then_branch = t () => (double o) { o = Constant<value = "
-        "double {2.0}>() }, else_branch = e () => (double p) { p = Constant<value = double {3.0}>() }> y = Mul(x, k) }",
+        "f (double[N] x, bool c) => (double[N] y) { k = If (c) <then_branch = t () => (double o) "
+        "{ o = Constant<value = double {2.0}>() }, "
+        "else_branch = e () => (double p) { p = Constant<value = double {3.0}>() }> y = Mul(x, k) }",
         {"x": (3,), "c": np.array(True)},
     ),
 }  # fmt: skip
@@ -169,7 +175,10 @@ def test_the_product_of_the_product_is_its_central_difference(name: str):
     values = reference(model, feeds)
     seeds = names(once.graph.input)[len(model.graph.input) :]
     floats = [y for y in names(model.graph.output) if values[y].dtype.kind == "f"]
-    feeds = {**feeds, **{s: np.asarray(rng.standard_normal(values[y].shape)) for s, y in zip(seeds, floats, strict=True)}}
+    feeds = {
+        **feeds,
+        **{s: np.asarray(rng.standard_normal(values[y].shape)) for s, y in zip(seeds, floats, strict=True)},
+    }
     # The reference evaluator computes with the last of several bodies of one name: it gets the model written out.
     inlined = vjp(model, inline=True)
     assert_same_product(once, inlined, feeds)
@@ -197,7 +206,7 @@ def test_the_product_of_the_product_of_the_product_is_the_third_derivative():
     first = vjp(model, "x")
     second = vjp(only(first, "x_grad"), "x")
     third = vjp(only(second, "x_grad_2"), "x")
-    feeds = {"x": x, **{name: one for name in names(third.graph.input)[1:]}}
+    feeds = {"x": x, **dict.fromkeys(names(third.graph.input)[1:], one)}
     np.testing.assert_allclose(run(third, feeds)[names(third.graph.output)[-1]], 24 * x)
 
 
@@ -328,20 +337,21 @@ then_branch = t () => (float[N] o) { o = Mul(a, a) }, else_branch = e () => (flo
 LOOP = """f (float[3] x, int64 n) => (float[3] y) { b = Constant<value_int=1>() c = Cast<to=9>(b) y = Loop (n, c, x) <
 body = body (int64 i, bool d, float[3] s) => (bool e, float[3] t) { e = Identity(d) t = Mul(s, x) }> }"""
 REASON = "(it runs a body that no gradient passes yet; unroll it)"
+PATH = "but an output depends on x through it."
 ADVICE = "Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient."
 
 ERRORS: dict[str, tuple[str, Any, type[RenomError], str]] = {
     "If on the path": (
         IF, None, GradientError,
-        f"If: there is no gradient rule {REASON}, but an output depends on x through it. {ADVICE} It is node 'choose' of the model.",
+        f"If: there is no gradient rule {REASON}, {PATH} {ADVICE} It is node 'choose' of the model.",
     ),
     "Loop on the path, node without a name": (
         LOOP, None, GradientError,
-        f"Loop: there is no gradient rule {REASON}, but an output depends on x through it. {ADVICE} It is node 'y' of the model.",
+        f"Loop: there is no gradient rule {REASON}, {PATH} {ADVICE} It is node 'y' of the model.",
     ),
     "an operator that nobody knows": (
         "f (float[N] x) => (float[N] y) { y = my.Own(x) }", None, GradientError,
-        f"my.Own: there is no gradient rule, but an output depends on x through it. {ADVICE} It is node 'y' of the model.",
+        f"my.Own: there is no gradient rule, {PATH} {ADVICE} It is node 'y' of the model.",
     ),
     "a value of unknown type beside the path": (
         "f (float[N] x, float[N] c) => (float[N] y) { a = my.Own(c) m = Mul(x, a) y = Exp(m) }", "x", ConversionError,
@@ -352,8 +362,8 @@ ERRORS: dict[str, tuple[str, Any, type[RenomError], str]] = {
         "f (float[N] x) => (float[N] y) "
         "{ s = SequenceConstruct(x, x) i = Constant<value_int=0>() [pick] m = SequenceAt(s, i) y = Exp(m) }",
         None, GradientError,
-        "SequenceAt: there is no gradient rule (it handles sequences or optional values, through which no gradient passes "
-        f"yet), but an output depends on x through it. {ADVICE} It is node 'pick' of the model.",
+        "SequenceAt: there is no gradient rule (it handles sequences or optional values, through which no gradient "
+        f"passes yet), {PATH} {ADVICE} It is node 'pick' of the model.",
     ),
     "an attribute that the operator does not have": (
         "f (float[N] x) => (float[N] y) { [first] y = Exp<axes=[1]>(x) }", None, ConversionError,

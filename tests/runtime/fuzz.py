@@ -10,6 +10,8 @@ import json
 import random
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import renom_onnx as rm
 from renom_onnx.converters import lint, vjp
@@ -29,25 +31,26 @@ def broken(data: bytes, rng: random.Random) -> bytes:
     return bytes(copy)
 
 
+Batch = dict[str, Any]
+READERS: dict[str, Callable[[bytes, Batch], object]] = {
+    "lint": lambda data, batch: lint(data),
+    "vjp": lambda data, batch: vjp(data),
+    "infer": lambda data, batch: InferenceSession(data, "cpu", threads=1).run({"x": batch["x"]}),
+    "train": lambda data, batch: float(TrainingSession(data, "cpu", threads=1).step(batch)),
+}
+
+
 def main(first: int, last: int) -> None:
     models = [program.model() for program in PROGRAMS]
-    files = [model.SerializeToString() for model in models]
-    batches = [feeds(model, 3) for model in models]
+    files = [(model.SerializeToString(), feeds(model, 3)) for model in models]
     ends: collections.Counter[str] = collections.Counter()
     for seed in range(first, last):
-        k = seed % len(files)
-        data = broken(files[k], random.Random(seed))
-        batch = batches[k]
-        readers = {
-            "lint": lambda: lint(data),
-            "vjp": lambda: vjp(data),
-            "infer": lambda: InferenceSession(data, "cpu", threads=1).run({"x": batch["x"]}),
-            "train": lambda: float(TrainingSession(data, "cpu", threads=1).step(batch)),
-        }
-        for name, read in readers.items():
+        whole, batch = files[seed % len(files)]
+        data = broken(whole, random.Random(seed))
+        for name, read in READERS.items():
             print(seed, name, file=sys.stderr, flush=True)  # the last line tells where a crash was
             try:
-                read()
+                read(data, batch)
                 ends[f"{name} works"] += 1
             except (rm.RenomError, OSError):
                 ends[f"{name} raises"] += 1

@@ -127,7 +127,9 @@ def test_an_executor_follows_pytorch(kind: str, optimizer: str):
     loss = graph.SoftmaxCrossEntropy()(model(inputs), targets)
     parameters = list(model.parameters())
     reference = Reference(kind, optimizer, [p.array for p in parameters])
-    history = loss.get_training_executor(programs.OPTIMIZERS[optimizer](), devices=["cpu"]).execute(epochs=1, progress=False)
+    history = loss.get_training_executor(programs.OPTIMIZERS[optimizer](), devices=["cpu"]).execute(
+        epochs=1, progress=False
+    )
     losses = [reference.step(x[i : i + ROWS], y[i : i + ROWS]) for i in range(0, ROWS * N_STEPS, ROWS)]
     assert history.losses == [pytest.approx(np.mean(losses), abs=1e-4)]
     assert_close([p.array for p in parameters], reference.weights())

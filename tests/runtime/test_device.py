@@ -62,7 +62,7 @@ class Runtime:
             raise RuntimeError("CUDA Provider not available")
         return object()
 
-    def InferenceSession(self, model: bytes, options: Any, providers: list[Any], **more: Any) -> Session:  # noqa: N802
+    def InferenceSession(self, model: bytes, options: Any, providers: list[Any], **more: Any) -> Session:
         return Session(self, providers, options, **more)
 
 
@@ -152,7 +152,9 @@ def test_a_session_on_another_provider_is_an_error_with_the_real_onnxruntime_too
     )
 
 
-def test_a_gpu_without_memory_for_a_tensor_is_an_error(runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_without_memory_for_a_tensor_is_an_error(
+    runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
+):
     from renom_onnx.runtime import tensor
 
     fake = runtime(n_gpus=0)

@@ -445,7 +445,9 @@ def test_an_operator_that_onnxruntime_does_not_know_is_an_error_when_a_step_is_t
 def test_a_step_allocates_no_array_as_large_as_a_parameter(optimizer: str):
     rm.set_seed(0)
     loss = graph.SoftmaxCrossEntropy()(graph.Sequential([graph.Dense(4096), graph.Dense(3)])(features(8)), classes(8))
-    model = to_training_onnx(loss, {"Sgd": graph.Sgd(0.1), "momentum": graph.Sgd(0.1, 0.9), "Adam": graph.Adam()}[optimizer])
+    model = to_training_onnx(
+        loss, {"Sgd": graph.Sgd(0.1), "momentum": graph.Sgd(0.1, 0.9), "Adam": graph.Adam()}[optimizer]
+    )
     session = TrainingSession(model, "cpu", threads=1)
     smallest = 4096 * 4  # bytes of dense1.b; dense2.b has three numbers
     for _ in range(3):
