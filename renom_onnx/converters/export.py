@@ -152,7 +152,8 @@ def training_model(
     opset = tree_opset(nodes, opset)
     named = [(value, name) for name, value in predictions.items()]
     wanted = [*predictions.values(), *results]
-    own = (step.optimizer.rate, step.optimizer.step)  # named first: those of single parameters get numbers
+    first = next((p for p in step.parameters if p.optimizer is None), step.parameters[0])
+    own = [step.optimizer.rate, *step.optimizer.counters(first)]  # named first: those of single parameters get numbers
     names = TreeWriter(nodes, wanted, opset=opset, inline=inline, outputs=named, exact=outputs is not None, first=own)
     names.names.give(step.training_loss, "loss")
     names.names.give(loss, "evaluation_loss")

@@ -71,10 +71,9 @@ class Optimizer:
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.loss_scale = LossScale() if isinstance(loss_scale, str) else loss_scale
-        self.batch_counter = State(np.array(0, np.int64), "batches", None)
+        self._counters: weakref.WeakKeyDictionary[Parameter, tuple[State, State]] = weakref.WeakKeyDictionary()
         self._accumulated: weakref.WeakKeyDictionary[Parameter, tuple[State, ...]] = weakref.WeakKeyDictionary()
         self.rate = Mutable(np.array(learning_rate, np.float32), name="learning_rate")
-        self.step = State(np.array(0, np.int64), "step", None)
         self._states: weakref.WeakKeyDictionary[Parameter, tuple[State, ...]] = weakref.WeakKeyDictionary()
 
     @property
@@ -89,6 +88,18 @@ class Optimizer:
     def states(self, parameter: Parameter) -> tuple[State, ...]:
         """Return the state of a parameter, zeros at first."""
         return _zeros(self._states, parameter, self.state_names)
+
+    def counters(self, first: Parameter) -> tuple[State, State]:
+        """Return the counts of steps and of accumulated batches of the model whose first parameter this is.
+
+        An optimizer that serves two models counts the steps of each.
+        """
+        if first not in self._counters:
+            self._counters[first] = (
+                State(np.array(0, np.int64), "step", None),
+                State(np.array(0, np.int64), "batches", None),
+            )
+        return self._counters[first]
 
     def accumulated(self, parameter: Parameter) -> tuple[State, ...]:
         """Return the sum of the gradients since the last update, for `accumulate`."""
@@ -151,8 +162,7 @@ def _cached(key: Any, build: Callable[[], Function | None]) -> Function | None:
 
 def _build_scalars(optimizer: Optimizer, opset: int) -> Function | None:
     op = Builder(opset, tag=UPDATE)
-    rate, step = optimizer.rate.output, optimizer.step.output
-    r, t = Input(rate.dtype, (), name="R").output, Input(step.dtype, (), name="T").output
+    r, t = Input(np.dtype(np.float32), (), name="R").output, Input(np.dtype(np.int64), (), name="T").output
     outputs = optimizer.scalars(op, r, t)
     if outputs == (r,):
         return None

@@ -125,7 +125,7 @@ class _Step:
     ) -> tuple[dict[Parameter, Value], Value]:
         """Return the mean gradients since the last update, and whether an update is due."""
         op, n = self.op, self.optimizer.accumulate
-        counter = self.optimizer.batch_counter
+        _, counter = self.optimizer.counters(self.parameters[0])
         count = op.Add(counter.output, 1)
         due = op.Equal(count, op.constant(n, np.int64))
         self._select({counter: op.Where(due, op.constant(0, np.int64), count)}, finite)
@@ -143,7 +143,7 @@ class _Step:
         for parameter, g in gradients.items():
             optimizer = parameter.optimizer or self.optimizer
             if optimizer not in shared:
-                shared[optimizer] = self._shared_scalars(optimizer, condition)
+                shared[optimizer] = self._shared_scalars(optimizer, parameter, condition)
             states = optimizer.states(parameter)
             scalars = shared[optimizer]
             function = optimizer.function(parameter, self.op.opset, tuple(s.dtype for s in scalars))
@@ -160,12 +160,13 @@ class _Step:
             )
             self._select(dict(zip([parameter, *states], node.outputs, strict=True)), condition)
 
-    def _shared_scalars(self, optimizer: Optimizer, condition: Value | None) -> tuple[Value, ...]:
+    def _shared_scalars(self, optimizer: Optimizer, first: Parameter, condition: Value | None) -> tuple[Value, ...]:
         """Return what all updates of an optimizer share, as the call of one function if there is much to compute."""
-        step = optimizer.step.output
+        counter, _ = optimizer.counters(first)
+        step = counter.output
         if optimizer.counts_steps:
             step = self.op.Add(step, 1)
-            self._select({optimizer.step: step}, condition)
+            self._select({counter: step}, condition)
         rate = optimizer.rate.output
         function = optimizer.scalar_function(self.op.opset)
         if function is None:

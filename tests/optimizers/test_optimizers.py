@@ -223,7 +223,14 @@ def test_an_overflowed_step_keeps_the_old_values_and_halves_the_scale():
         np.testing.assert_array_equal(p.array, old)
         assert all(np.isfinite(s.array).all() for s in optimizer.states(p))
     np.testing.assert_allclose(optimizer.loss_scale.scale.array, 1.5e38, rtol=1e-6)
-    assert optimizer.step.array == 0
+    assert optimizer.counters(problem.parameters()[0])[0].array == 0
+
+
+def test_an_optimizer_counts_the_steps_of_each_model():
+    first, second, optimizer = Regression(), Regression(), G.Adam(0.01)
+    first.train(optimizer)
+    losses = second.train(optimizer)
+    second.assert_equal(losses, second.train_torch(O.Adam(second.torch.parameters(), 0.01)))
 
 
 @pytest.mark.parametrize(
