@@ -110,7 +110,7 @@ def to_training_onnx(
         GradientError: the loss depends on no trainable parameter, or on one through an operator without gradient.
         ConversionError: an output depends on a target, or the opset is out of range.
     """
-    optimizer = optimizer or default_optimizer(loss.output.node)
+    optimizer = optimizer or default_optimizer()
     backward = loss._backward_pass()
     if opset is not None and opset != backward.opset:
         tree_opset(ancestors([backward.loss]), opset)

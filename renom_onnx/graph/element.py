@@ -176,7 +176,7 @@ class GraphElement(Arithmetic):
         from renom_onnx.graph.optimizers import default_optimizer
         from renom_onnx.runtime.evaluation import take_step
 
-        take_step(self._updates(optimizer or default_optimizer(self.output.node)))
+        take_step(self._updates(optimizer or default_optimizer()))
 
     def _updates(self, optimizer: Optimizer) -> Any:
         from renom_onnx.graph.update import updates
@@ -203,7 +203,7 @@ class GraphElement(Arithmetic):
         from renom_onnx.graph.optimizers import default_optimizer
         from renom_onnx.runtime.executor import TrainingExecutor
 
-        return TrainingExecutor(self, optimizer or default_optimizer(self.output.node), devices=devices)
+        return TrainingExecutor(self, optimizer or default_optimizer(), devices=devices)
 
     def getInferenceExecutor(self) -> Any:
         """Return the seed's inference executor, whose `execute` prints the loss of every epoch."""

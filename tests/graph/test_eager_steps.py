@@ -205,3 +205,11 @@ def test_looking_at_leaves_opens_no_session():
     dense(np.ones((1, 3)))
     x, _ = g.DistributorElement(np.ones(2), np.ones(2)).get_output_graphs()
     assert opened(lambda: (str(dense.params["w"]), str(x), str(g.StaticVariable(np.ones(2))))) == 0
+
+
+def test_a_rebuilt_loop_without_an_optimizer_keeps_the_momentum_of_the_default():
+    dense, x, seen = rm.graph.Dense(1, initializer=rm.utility.initializer.Constant(1)), np.ones((1, 1), np.float32), []
+    for _ in range(3):
+        rm.graph.ConstantLoss()(dense(x)).backward().update()
+        seen.append(dense["w"].as_ndarray().item())
+    np.testing.assert_allclose(seen, [1 - 0.01, 1 - 0.01 * 2.4, 1 - 0.01 * 3.96], rtol=1e-6)

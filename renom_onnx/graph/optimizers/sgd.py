@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
+import functools
 from typing import Unpack
 
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.node import Node, Value
+from renom_onnx.graph.node import Value
 from renom_onnx.graph.optimizer import Optimizer, Options
 
 
@@ -53,14 +53,10 @@ class Sgd(Optimizer):
         return op.Sub(p, op.Mul(rate, step)), v
 
 
-_defaults: weakref.WeakKeyDictionary[Node, Sgd] = weakref.WeakKeyDictionary()
-
-
-def default_optimizer(root: Node) -> Sgd:
-    """Return the optimizer of a root that was given none: the seed's ``Sgd(0.01, momentum=0.4)``."""
-    if root not in _defaults:
-        _defaults[root] = sgd_update()
-    return _defaults[root]
+@functools.cache
+def default_optimizer() -> Sgd:
+    """Return the optimizer of whoever gives none: the seed's ``Sgd(0.01, momentum=0.4)``, whose state lives on."""
+    return sgd_update()
 
 
 def sgd_update(learning_rate: float = 0.01, momentum: float = 0.4) -> Sgd:
