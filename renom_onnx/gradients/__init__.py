@@ -11,6 +11,7 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     loss,
     normalization,
     pooling,
+    quantization,
     recurrent,
     reduction,
     resize,

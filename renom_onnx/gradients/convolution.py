@@ -138,7 +138,9 @@ def col2im(op, dy, y, x, image_shape, block_shape, *, dilations, pads, strides):
     padded = op.Pad(dy, op.constant(pads, np.int64), None, axes) if any(pads) else dy
     sizes = op.size_of(padded, axes)
     place = op.constant(0, np.int64)
-    for a in range(rank):  # the number of a pixel, rows first, in every block (later axes) at every place (earlier ones)
+    for a in range(
+        rank
+    ):  # the number of a pixel, rows first, in every block (later axes) at every place (earlier ones)
         dilation, stride = (values[a] if values else 1 for values in (dilations, strides))
         size, block = (op.Squeeze(op.Slice(v, [a], [a + 1]), [0]) for v in (sizes, block_shape))
         room = op.Sub(size, op.Add(op.Mul(op.Sub(block, 1), dilation), 1))

@@ -16,11 +16,9 @@ not_differentiable(
 not_differentiable(
     "an integer operation",
     "ConvInteger",
-    "DynamicQuantizeLinear",
     "MatMulInteger",
     "QLinearConv",
     "QLinearMatMul",
-    "QuantizeLinear",
 )
 not_differentiable(
     "an operation on text or encoded data",

@@ -13,8 +13,8 @@ def dropout(op, dys, ys, x, ratio=None, training_mode=None):
         return dy
     if len(ys) < 2:
         raise GradientError(
-            "Dropout: a node in training mode must say in its output mask which elements were kept, got none. Give it its "
-            "second output."
+            "Dropout: a node in training mode must say in its output mask which elements were kept, got none. Give it "
+            "its second output."
         )
     share = op.Reciprocal(op.Sub(op.constant(1, dy.dtype), op.Cast(ratio, to=dy.dtype) if ratio is not None else 0.5))
     if training is None:

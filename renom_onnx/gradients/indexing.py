@@ -179,7 +179,7 @@ def tensor_scatter(op, dy, y, past, update, indices=None, *, axis, mode):
 
 
 @gradient("Unique", all_outputs=True)
-def unique(op, dys, ys, x, *, axis, sorted):  # noqa: A002  (the attribute's name)
+def unique(op, dys, ys, x, *, axis, sorted):
     """dx = dy, put back to the first of equal elements; the other outputs are integers."""
     first = ys[1] if len(ys) > 1 else op.Unique(x, outputs=2, axis=axis, sorted=sorted)[1]
     if axis is None:

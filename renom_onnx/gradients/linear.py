@@ -98,7 +98,9 @@ def det(op, dy, y, x):
     """dx = dy times the matrix of cofactors, whose elements are determinants of x without one row and column."""
     n = x.shape[-1] if x.shape is not None else None
     if not isinstance(n, int):
-        raise GradientError(f"Det: the gradient must know the size of the matrix, got x is {x}. Give x a shape of numbers.")
+        raise GradientError(
+            f"Det: the gradient must know the size of the matrix, got x is {x}. Give x a shape of numbers."
+        )
     if n == 1:
         return op.reshape_like(dy, x)
     kept = op.constant([[j for j in range(n) if j != i] for i in range(n)], np.int64)

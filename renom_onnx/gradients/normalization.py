@@ -2,8 +2,8 @@
 
 All have the form y = scale u + b with u = (x - mean) r, r = (variance + epsilon)^(-1/2); mean and variance are taken
 over some axes. With g = dy scale, the gradient is dx = r (g - mean of g - u (mean of g u)): the second term makes it
-orthogonal to shifts of x, the third to its scale. Source: Ioffe & Szegedy 2015, arXiv:1502.03167; without the mean, Zhang
-& Sennrich 2019, arXiv:1910.07467.
+orthogonal to shifts of x, the third to its scale. Source: Ioffe & Szegedy 2015, arXiv:1502.03167; without the mean,
+Zhang & Sennrich 2019, arXiv:1910.07467.
 """
 
 import numpy as np
@@ -105,7 +105,7 @@ def group_normalization(op, dy, y, x, scale, b, *, num_groups, epsilon):
 
 @gradient("MeanVarianceNormalization")
 def mean_variance_normalization(op, dy, y, x, *, axes):
-    """y = (x - mean) / (s + 1e-9), s² the variance: dx = (dy - mean dy - u mean(dy y)) / (s + 1e-9), u = (x - mean) / s."""
+    """y = (x - mean) / d, d = s + 1e-9, s² the variance: dx = (dy - mean dy - u mean(dy y)) / d, u = (x - mean) / s."""
     shifted = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
     s = op.Sqrt(op.ReduceMean(op.Mul(shifted, shifted), axes, keepdims=1))
     safe = op.Add(s, 1e-9)
@@ -116,10 +116,10 @@ def mean_variance_normalization(op, dy, y, x, *, axes):
 
 @gradient("BatchNormalization", all_outputs=True)
 def batch_normalization(op, dys, ys, x, scale, b, mean, var, *, epsilon, momentum, training_mode):
-    """dx = dy scale r;  in training dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum dy u; arXiv:1502.03167.
+    """dx = dy scale r; in training dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum of dy u.
 
-    In inference, d_mean = -sum of dy scale r and d_var = -sum of dy u scale r² / 2. In training the statistics that go in
-    only reach the running ones that come out, of which y is independent.
+    In inference, d_mean = -sum of dy scale r and d_var = -sum of dy u scale r² / 2. In training the statistics that go
+    in only reach the running ones that come out, of which y is independent. Source: arXiv:1502.03167.
     """
     x, scale, mean, var, *dys = _wide(op, x, scale, mean, var, *dys)
     rows = _Channels(op, x)
@@ -134,7 +134,7 @@ def batch_normalization(op, dys, ys, x, scale, b, mean, var, *, epsilon, momentu
 
 
 def _batch_statistics(op, rows, dys, x, scale, mean, epsilon, momentum):
-    """Return the gradients in training; a running value is momentum times the old and 1 - momentum times the batch's."""
+    """Return the gradients in training; running = momentum times the old + (1 - momentum) times the batch's."""
     u, r = _standardized(op, x, rows.axes, epsilon)
     dx, d_scale, db = op.zeros_like(x), None, None
     dy, d_running_mean, d_running_var = (*dys, None, None)[:3]

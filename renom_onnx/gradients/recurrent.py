@@ -50,9 +50,7 @@ class Cell:
     step: Callable[..., tuple[Value, Value | None]]
 
 
-def _activations(
-    given: Any, alphas: Any, betas: Any, cell: Cell, n: int
-) -> list[list[Callable[[Builder, Value], Value]]]:
+def _activations(given: Any, alphas: Any, betas: Any, cell: Cell, n: int) -> list[list[Callable[..., Any]]]:
     """Return the functions of each direction; those that have alpha or beta take them in order."""
     names = [name.lower() for name in given or cell.names * n]
     alpha, beta = iter(alphas or ()), iter(betas or ())
@@ -117,7 +115,7 @@ def lstm(
     op, dys, ys, x, w, r, b=None, lengths=None, h=None, c=None, p=None, *,
     activations, activation_alpha, activation_beta, clip, direction, hidden_size, layout, input_forget,
 ):  # fmt: skip
-    """c' = f c + i g, h' = o tanh(c') with gates i, o, f = sigmoid(x W' + h R' + p c + b) and g = tanh(x W' + h R' + b).
+    """c' = f c + i g, h' = o tanh(c'), gates i, o, f = sigmoid(x W' + h R' + p c + b) and g = tanh(x W' + h R' + b).
 
     Through the gates to what goes into them, a; then dx = da W, dW = da' x, dR = da' h, db = sum of da.
     """
@@ -158,9 +156,9 @@ def _through_time(op, cell, functions, dys, ys, operands, direction, layout, *, 
         x, h0, c0, dh, dc = (v and op.Transpose(v, perm=[1, 0, 2]) for v in (x, h0, c0, dh, dc))
         y, dy = (v and op.Transpose(v, perm=[1, 2, 0, 3]) for v in (y, dy))
     if x.shape is None or not isinstance(x.shape[0], int):
+        name = {1: "RNN", 2: "GRU", 3: "LSTM"}[len(cell.names)]
         raise GradientError(
-            f"{['RNN', 'GRU', 'LSTM'][len(cell.names) - 1]}: the gradient must know the number of steps T, got x is {x}. "
-            f"Give x a fixed T in the model."
+            f"{name}: the gradient must know the number of steps T, got x is {x}. Give x a fixed T in the model."
         )
     results = []
     for d in range(_count(direction)):
@@ -255,16 +253,17 @@ class _Direction:
             new_h, new_c = self._cell.step(op, self._functions, xw, rh, h, c, shared)
             steps.append((xw, rh, h, c, new_h, new_c, kept))
             c = new_c if kept is None or c is None else op.Add(c, op.Mul(kept, op.Sub(new_c, c)))
-        d_xw, d_rh, d_shared = [], [], []
+        d_xw: list[Any] = []
+        d_rh: list[Any] = []
+        d_shared: list[Any] = []
         for t in reversed(range(len(steps))):
             xw, rh, h, c, new_h, new_c, kept = steps[t]
             d_new = dh if dys is None else dys[t] if dh is None else op.Add(dys[t], dh)
             d_new, d_cell = d_new if d_new is not None else op.zeros_like(h), dc
             if kept is not None:
                 d_new, d_cell = op.Mul(kept, d_new), dc and op.Mul(kept, dc)
-            outputs = [(new_h, d_new)] + ([(new_c, d_cell)] if d_cell is not None else [])
-            wanted = [xw, rh, h, c, *shared]
-            ga, ge, gh, gc, *gs = gradients_through(op, *zip(*outputs, strict=True), wanted)
+            ends = [new_h] if new_c is None else [new_h, new_c]
+            ga, ge, gh, gc, *gs = gradients_through(op, ends, [d_new, d_cell], [xw, rh, h, c, *shared])
             d_xw.insert(0, ga)
             d_rh.insert(0, ge)
             d_shared.append(gs)

@@ -1,8 +1,8 @@
 """Gradient of Resize. Operator: https://onnx.ai/onnx/operators/onnx__Resize.html.
 
-Resizing is linear, one axis after the other: y = M_a x along axis a, in every mode. The matrix M_a is what Resize makes of
-the identity, so no interpolation is written here a second time; onnxruntime computes it once where sizes and scales are
-constants.
+Resizing is linear, one axis after the other: y = M_a x along axis a, in every mode. The matrix M_a is what Resize makes
+of the identity, so no interpolation is written here a second time; onnxruntime computes it once where sizes and scales
+are constants.
 """
 
 import numpy as np

@@ -49,7 +49,7 @@ def _taps(op: Builder, place: Value, last: Value, bounds: Any, mode: str, paddin
             span = op.Max(op.Sub(bounds[1], bounds[0]), 1e-6)
             turn = op.Mod(op.Abs(op.Sub(p, bounds[0])), op.Mul(span, 2), fmod=1)
             p = op.Sub(op.Add(bounds[0], span), op.Abs(op.Sub(turn, span)))
-        return p if padding == "zeros" else op.Clip(p, op.zero(p), last)  # type: ignore[no-any-return]
+        return p if padding == "zeros" else op.Clip(p, op.zero(p), last)
 
     if mode not in {"cubic", "bicubic"}:
         place = inside(place)
@@ -118,7 +118,10 @@ def roi_align(
     op, dy, y, x, rois, images, *,
     coordinate_transformation_mode, mode, output_height, output_width, sampling_ratio, spatial_scale,
 ):  # fmt: skip
-    """dx = dy times the weights, added to the pixels that y was made of; d_rois through the places; arXiv:1703.06870."""
+    """dx = dy times the weights, added to the pixels that y was made of; d_rois through the places.
+
+    Source: He et al. 2017, arXiv:1703.06870.
+    """
     is_half = coordinate_transformation_mode == "half_pixel"
     taps, n_samples, kept = [], [], []
     for k, (axis, n_bins) in enumerate(((2, output_height), (3, output_width))):
@@ -160,7 +163,10 @@ def roi_align(
 def deform_conv(
     op, dy, y, x, w, offset, b=None, mask=None, *, dilations, group, kernel_shape, offset_group, pads, strides
 ):
-    """y = w times samples of x at the taps moved by the offsets: back through product, mask and samples; arXiv:1811.11168."""
+    """y = w times samples of x at the taps moved by the offsets: back through product, mask and samples.
+
+    Source: Zhu et al. 2019, arXiv:1811.11168.
+    """
     kernel = w.shape[2:] if w.shape is not None else ()
     if len(kernel) != 2 or not all(isinstance(k, int) for k in kernel):
         raise GradientError(f"DeformConv: the gradient must know the sizes of w, two of them spatial, got w is {w}.")
@@ -200,3 +206,14 @@ def affine_grid(op, dy, y, theta, size, *, align_corners):
     points, dy = (op.Reshape(v, [0, -1, n]) for v in (op.AffineGrid(identity, size, align_corners=align_corners), dy))
     turned = op.MatMul(op.Transpose(dy, perm=[0, 2, 1]), points)
     return op.shaped(op.Concat(turned, op.Unsqueeze(op.ReduceSum(dy, [1], keepdims=0), [2]), axis=2), theta)
+
+
+@gradient("MaxRoiPool")
+def max_roi_pool(op, dy, y, x, rois, *, pooled_shape, spatial_scale):
+    """dx = dy at the greatest element of each bin; bounds of bins are rounded, so rois have none; arXiv:1504.08083."""
+    from renom_onnx.graph.layers.roi import roi_body  # layers are made of rules
+
+    if x.shape is None or not all(isinstance(d, int) for d in x.shape[2:]):
+        raise GradientError(f"MaxRoiPool: the gradient must know the height and width of x, got x is {x}.")
+    value = roi_body(op, x, rois, pooled_shape=tuple(pooled_shape), spatial_scale=spatial_scale)
+    return gradients_through(op, [value], [dy], [x])[0]

@@ -1,7 +1,6 @@
 """Gradients of Fourier transforms. Operators: https://onnx.ai/onnx/operators/.
 
-The transform is a linear map of pairs (real, imaginary); its adjoint is the inverse transform times the length n. Source:
-Giles 2008, "Collected matrix derivative results".
+The transform is a linear map of pairs (real, imaginary); its adjoint is the inverse transform times the length n.
 """
 
 import numpy as np
@@ -18,7 +17,7 @@ def dft(op, dy, y, x, length=None, along=None, *, axis, inverse, onesided):
         along = op.constant(axis, np.int64)
     elif along is None:
         along = op.constant(-2, np.int64)
-    axes = op.Reshape(op.Cast(along, to=np.int64), [1]) if known_array(along) is None else op.constant([known_array(along)])
+    axes = op.Reshape(op.Cast(along, to=np.int64), [1])
     size, n = (op.Gather(op.shape_of(v), axes) for v in (x, y))
     if length is not None:
         n = op.Reshape(op.Cast(length, to=np.int64), [1])
@@ -47,7 +46,9 @@ def _repeats(op, n, along, x):
 def _transform(op, x, along, inverse, onesided=0):
     if op.opset >= 20:
         return op.DFT(x, None, along, inverse=inverse, onesided=onesided)
-    return op.DFT(x, axis=int(known_array(along)), inverse=inverse, onesided=onesided)
+    known = known_array(along)
+    assert known is not None
+    return op.DFT(x, axis=int(known), inverse=inverse, onesided=onesided)
 
 
 @gradient("STFT")

@@ -129,7 +129,7 @@ def _setting(node: Node, position: int) -> Value | None:
 
 
 def _readable(value: Value | None, is_read: bool) -> np.ndarray[Any, Any] | None:
-    """Return the constant that the body is specialised for: axes, shapes and the like, or a few numbers that are read."""
+    """Return the constant that the body is written for: axes, shapes and the like, or a few numbers that are read."""
     array = known_array(value)
     return array if array is not None and (is_small_integer(array) or (is_read and array.size <= 16)) else None
 
@@ -200,7 +200,13 @@ def _body(node: Node, dys: Sequence[Value | None], opset: int) -> tuple[Function
 
 
 def _carries_gradient(node: Node, x: Value, cast: np.dtype[Any] | None) -> bool:
-    """Floats do; integers do where arithmetic promoted them, or went on in integers that were promoted later."""
+    """Floats do; integers do where arithmetic promoted them, or went on in integers that were promoted later.
+
+    So do the integers that stand for numbers in training with quantized values.
+    """
+    entry = find(node.op_type, node.domain)
+    if entry is not None and entry.is_straight_through:
+        return True
     return x.is_float or cast is not None or not node.output.is_float
 
 
@@ -214,6 +220,8 @@ def _differentiate(
     if entry is None:
         return gradients_through(op, expand(op, node, xs), dys, xs)
     first = next(dy for dy in dys if dy is not None)
+    if entry.is_straight_through:
+        return _apply_rule(op, entry, node, dys, ys, xs)
     if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
         dtype = ys[0].dtype
         ys = [op.Cast(y, to=first.dtype) if y.dtype == dtype else y for y in ys]

@@ -327,7 +327,7 @@ def has_body(op_type: str, opset: int, domain: str = "") -> bool:
     """Whether the operator is defined by simpler ones, for some types at least."""
     if not has_operator(op_type, opset, domain):
         return False
-    schema = defs.get_schema(op_type, opset, domain)
+    schema: Any = defs.get_schema(op_type, opset, domain)
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
@@ -347,7 +347,7 @@ def operator_body(
         types: of the inputs; None for an absent one.
         n_outputs: how many outputs the node has.
     """
-    schema = defs.get_schema(op.name, opset, op.domain)
+    schema: Any = defs.get_schema(op.name, opset, op.domain)
     written, static = schema.context_dependent_function_opset_versions, schema.function_opset_versions
     versions = [version for version in [*written, *static] if version <= opset]
     if not versions:

@@ -173,4 +173,14 @@ def _resizes() -> Iterator[Case]:
         yield case_of(f"Resize-{name}", f"y = {call}(x, , , n)", x=image, n=known(7, 9))
 
 
-OWN_CASES = [*_matrices(), *_signals(), *_resizes(), *_arithmetic(), *_products(), *_reductions(), *_shapes(), *_slices(), *_positions()]
+OWN_CASES = [
+    *_matrices(),
+    *_signals(),
+    *_resizes(),
+    *_arithmetic(),
+    *_products(),
+    *_reductions(),
+    *_shapes(),
+    *_slices(),
+    *_positions(),
+]

@@ -26,7 +26,7 @@ def summary(reports: Iterable[Any]) -> list[str]:
     missing = [name for name in names if name not in rules | reasons | refused]
     unproved = sorted(rules - found["proved"])
     return [
-        f"{len(found['proved'])} operators proved, {len(unproved)} with a rule or body that no case proves: {_list(unproved)}",
+        f"{len(found['proved'])} operators proved, {len(unproved)} differentiable but unproved: {_list(unproved)}",
         f"{len(reasons)} with a reason, {len(reasons & found['reasoned'])} of them seen constant",
         f"{len(bodies)} through the body in their schema: {_list(sorted(bodies))}",
         f"{len(refused)} refused with a reason: {_list(sorted(refused))}",

@@ -18,7 +18,7 @@ X = np.random.default_rng(0).standard_normal((2, 3, 4))
 TIES = np.array([[1, 3, 3, 2], [3, 1, 1, 3], [0, 0, 0, 0]], float)
 
 
-def assert_same(case: Case, function: Callable[..., Any]) -> None:
+def assert_same(case: Case, function: Callable[..., Any], atol: float = 1e-6) -> None:
     """Compare output and gradients of a case with those of a function of PyTorch's, of the operands in order."""
     session = Session(vjp(case.model))
     operands = {name: torch.tensor(x, requires_grad=x.dtype.kind == "f") for name, x in case.feeds.items()}
@@ -30,7 +30,7 @@ def assert_same(case: Case, function: Callable[..., Any]) -> None:
     for name, x in operands.items():
         if x.requires_grad:
             want = torch.zeros_like(x) if x.grad is None else x.grad
-            np.testing.assert_allclose(got[f"{name}_grad"], want, rtol=1e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(got[f"{name}_grad"], want, rtol=1e-4, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Gradients of RNN, GRU and LSTM against PyTorch: its layers, and ONNX's formulas written in it where it has no such layer."""
+"""Gradients of RNN, GRU and LSTM against PyTorch: its layers, and ONNX's formulas where it has no such layer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,14 @@ def written_out(op_type: str, leaves: dict[str, Any], direction: str, **attribut
 
 
 def _one_direction(
-    op_type: str, v: dict[str, Any], is_reverse: bool, d: int, *, activations: Any = None, clip: float = 0, **options: Any
+    op_type: str,
+    v: dict[str, Any],
+    is_reverse: bool,
+    d: int,
+    *,
+    activations: Any = None,
+    clip: float = 0,
+    **options: Any,
 ) -> tuple[torch.Tensor, ...]:
     x = v["x"]
     lengths = v.get("lengths", torch.full([x.shape[1]], T))
@@ -139,7 +146,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("op_type", "direction", "given", "attributes"), CASES, ids=[f"{c[0]}-{c[1]}-{'-'.join([*c[2], *c[3]])}" for c in CASES]
+    ("op_type", "direction", "given", "attributes"),
+    CASES,
+    ids=[f"{c[0]}-{c[1]}-{'-'.join([*c[2], *c[3]])}" for c in CASES],
 )
 @pytest.mark.parametrize("n_results", [1, 3])
 def test_gradients_are_those_of_the_formulas(

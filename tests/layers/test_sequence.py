@@ -146,7 +146,7 @@ def test_training_needs_a_known_length():
     x.output.shape = ("N", "T", 3)
     loss = g.ConstantLoss()(layer(x))
     assert loss.as_ndarray().shape == ()
-    with pytest.raises(rm.GradientError, match="Lstm: the length T of a sequence must be known to train"):
+    with pytest.raises(rm.GradientError, match="LSTM: the gradient must know the number of steps T"):
         loss.backward()
 
 
