@@ -89,7 +89,8 @@ def test_an_object_with_rows_is_asked_for_those_of_the_batch_alone():
 def test_an_executor_trains_on_it():
     x, t = rm.graph.DataInput([Squares(), np.ones((5, 1), np.float32)]).shuffle().batch(2).get_output_graphs()
     loss = rm.graph.MeanSquared()(rm.graph.Dense(1)(x), t)
-    losses = loss.get_training_executor(rm.graph.Sgd(0.001), devices=["cpu"]).execute(epochs=5, progress=False).losses
+    executor = loss.get_training_executor(rm.graph.Sgd(0.001), devices=["cpu"])
+    losses = executor.execute(epochs=5, progress=False).losses
     assert losses[-1] < losses[0]
 
 
