@@ -97,6 +97,5 @@ def test_an_executor_trains_on_it():
 def test_the_order_is_given_once():
     with pytest.raises(rm.ConversionError) as raised:
         rm.graph.DataInput(np.arange(3)).index().shuffle()
-    assert str(raised.value).startswith(
-        "DataInput: the order must be given once, by index or shuffle, got a second time. Created at test_data_input.py:"
-    )
+    message = "DataInput: the order must be given once, by index or shuffle, got a second time. Created at "
+    assert str(raised.value).startswith(message + "test_data_input.py:")
