@@ -51,7 +51,7 @@ def status(name: str, proofs: Proofs) -> str:
 def main() -> int:
     """Run the check and write the page."""
     proofs = Proofs()
-    pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", "tests/gradients/test_rules.py"], plugins=[proofs])
+    pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", "-n", "2", "tests/gradients"], plugins=[proofs])
     if proofs.failed:
         print(f"operators: {proofs.failed} checks failed; {TARGET} was left as it is.", file=sys.stderr)
         return 1
@@ -66,8 +66,8 @@ def main() -> int:
             "# Operators",
             "",
             f"Written by `make operators` with onnx {onnx.__version__} (opset {NEWEST_OPSET}), onnxruntime "
-            f"{onnxruntime.__version__} on the CPU, from the gradient check: a case is a sample input whose gradient, "
-            "in float32 on onnxruntime, agrees with float64 differences of `onnx.reference`.",
+            f"{onnxruntime.__version__} on the CPU, from the gradient checks: a case is a sample input whose gradient, "
+            "in float32 on onnxruntime, agrees with float64 differences of `onnx.reference` or with PyTorch.",
             "",
             "| operator | since opset | in opset 18 | gradient |",
             "|---|---|---|---|",
