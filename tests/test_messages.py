@@ -11,7 +11,6 @@ FOLDERS = ("graph", "eager", "utility")
 SHORTEST = 12  # fixed parts below this length are names, not words
 NO_CALL = {
     ": the gradient must know the sizes that the operator's definition asks for, got": "no operator asks for them yet",
-    ": the length T of a sequence must be known to train, got": "GRU, LSTM and RNN have rules, whose tests ask for T",
 }
 """Messages that no call of a user reaches at present, and why."""
 

@@ -211,9 +211,34 @@ def affine_grid(op, dy, y, theta, size, *, align_corners):
 @gradient("MaxRoiPool")
 def max_roi_pool(op, dy, y, x, rois, *, pooled_shape, spatial_scale):
     """dx = dy at the greatest element of each bin; bounds of bins are rounded, so rois have none; arXiv:1504.08083."""
-    from renom_onnx.graph.layers.roi import roi_body  # layers are made of rules
-
     if x.shape is None or not all(isinstance(d, int) for d in x.shape[2:]):
         raise GradientError(f"MaxRoiPool: the gradient must know the height and width of x, got x is {x}.")
-    value = roi_body(op, x, rois, pooled_shape=tuple(pooled_shape), spatial_scale=spatial_scale)
+    value = _roi_maxima(op, x, rois, pooled_shape=tuple(pooled_shape), spatial_scale=spatial_scale)
     return gradients_through(op, [value], [dy], [x])[0]
+
+
+def _roi_maxima(op, x, rois, *, pooled_shape, spatial_scale):
+    """y = max over bins of x: first along the width, then along the height; ties share the gradient."""
+    columns = [op.Gather(rois, op.constant(i, np.int64), axis=1) for i in range(5)]
+    image = op.Gather(x, op.Cast(columns[0], to=np.int64), axis=0)  # (R, C, H, W)
+    for axis, first, last, n_bins in ((3, 1, 3, pooled_shape[1]), (2, 2, 4, pooled_shape[0])):
+        size = x.shape[axis]
+        start, end = (_round(op, op.Mul(columns[i], spatial_scale)) for i in (first, last))
+        length = op.Div(op.Max(op.Add(op.Sub(end, start), 1.0), op.constant(1, x.dtype)), float(n_bins))
+        bins = op.constant(np.arange(n_bins)[None], x.dtype)
+        length, start = op.Unsqueeze(length, [1]), op.Unsqueeze(start, [1])
+        low = op.Unsqueeze(op.Add(op.Floor(op.Mul(bins, length)), start), [2])  # (R, bins, 1)
+        high = op.Unsqueeze(op.Add(op.Ceil(op.Mul(op.Add(bins, 1.0), length)), start), [2])
+        place = op.constant(np.arange(size)[None, None], x.dtype)
+        inside = op.And(op.GreaterOrEqual(place, low), op.Less(place, high))  # (R, bins, size)
+        shape = op.Unsqueeze(inside, [1, 2]) if axis == 3 else op.Unsqueeze(inside, [1, 4])
+        lowest = op.constant(np.finfo(x.dtype).min, x.dtype)
+        spread = op.Unsqueeze(image, [3]) if axis == 3 else op.Unsqueeze(image, [2])
+        image = op.ReduceMax(op.Where(shape, spread, lowest), [4 if axis == 3 else 3], keepdims=0)
+    y = op.Where(op.Greater(image, op.constant(np.finfo(x.dtype).min, x.dtype)), image, op.zero(image))
+    return y
+
+
+def _round(op, x):
+    """Round halves away from zero, as onnxruntime's kernel does."""
+    return op.Mul(op.Sign(x), op.Floor(op.Add(op.Abs(x), 0.5)))

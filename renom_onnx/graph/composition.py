@@ -11,13 +11,11 @@ import numpy as np
 
 from renom_onnx.graph import layer, schema
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.derivative import is_differentiable
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.function import DOMAIN, Function, call
 from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Input, Node, Shape, Value, unknown_dim
-from renom_onnx.graph.operators import apply, apply_node
+from renom_onnx.graph.operators import apply
 from renom_onnx.graph.site import user_site
-from renom_onnx.graph.training_form import TrainingForm, TrainingForward
 
 Body = Callable[..., Any]
 """Called as ``body(op, x, …, **attributes)``; returns the value, or a tuple of values, that the operator computes."""
@@ -61,20 +59,6 @@ def composed(
     return GraphElement(node.output)
 
 
-def differentiable(
-    op_type: str,
-    body: Body,
-    *inputs: GraphElement,
-    casts: Sequence[np.dtype[Any] | None] | None = None,
-    **attributes: Any,
-) -> GraphElement:
-    """Return a standard operator; where it has no gradient rule, training writes it out as the body does."""
-    node = apply_node(op_type, *inputs, casts=casts, **attributes)
-    if not is_differentiable(node):
-        node.training_form = _training_form(f"{op_type}Train", body, node, **attributes)
-    return GraphElement(node.output)
-
-
 def written_out(
     name: str, body: Body, node: Node, **attributes: Any
 ) -> Callable[[Builder, Sequence[Value | None]], Node]:
@@ -103,15 +87,6 @@ def written_out(
         )
 
     return build
-
-
-def _training_form(name: str, body: Body, node: Node, **attributes: Any) -> TrainingForm:
-    build = written_out(name, body, node, **attributes)
-
-    def train(op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
-        return build(op, inputs).outputs
-
-    return train
 
 
 def function_of(

@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.composition import composed, differentiable
+from renom_onnx.graph.composition import composed
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
-from renom_onnx.graph.layers.layer_normalization import normalized
 from renom_onnx.graph.layers.size import axes_of, in_groups, known_sizes
 from renom_onnx.graph.node import Constant as ConstantLeaf, Value
 from renom_onnx.graph.operators import apply, integers
 from renom_onnx.utility.initializer import Constant
 
 
-def instance_body(op: Builder, x: Value, scale: Value, bias: Value, *, epsilon: float) -> Value:
-    """Y = (X - mean) / sqrt(variance + epsilon) scale + bias, over the spatial axes of each channel."""
-    assert x.shape is not None
-    per_channel = [-1, *[1] * (len(x.shape) - 2)]
-    y = normalized(op, x, list(range(2, len(x.shape))), epsilon)
-    return op.shaped(op.Add(op.Mul(y, op.Reshape(scale, per_channel)), op.Reshape(bias, per_channel)), x)
+def normalized(op: Builder, x: Value, axes: list[int], epsilon: float) -> Value:
+    """Return (x - mean) / sqrt(variance + epsilon), mean and variance over the axes."""
+    centred = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
+    variance = op.ReduceMean(op.Mul(centred, centred), axes, keepdims=1)
+    y: Value = op.Div(centred, op.Sqrt(op.Add(variance, epsilon)))
+    return y
 
 
 def group_body(op: Builder, x: Value, scale: Value, bias: Value, *, num_groups: int, epsilon: float) -> Value:
@@ -66,9 +65,8 @@ class InstanceNormalize(Layer):
         axes_of(x, "InstanceNormalize", 3, "(N, C, *S)")
         sizes = known_sizes(x, [1], "InstanceNormalize")
         g, b = self.parameter("g", sizes, Constant(self.gain)), self.parameter("b", sizes, Constant(self.bias))
-        return differentiable(
+        return apply(
             "InstanceNormalization",
-            instance_body,
             x,
             g,
             b,
@@ -151,15 +149,6 @@ class L2Norm(Layer):
         return apply("Mul", apply("Div", x, apply("Add", norm, epsilon), casts=[cast, None]), w)
 
 
-def lrn_body(op: Builder, x: Value, *, alpha: float, beta: float, bias: float, size: int) -> Value:
-    """Y = X / (bias + alpha / size sum of X^2 over ``size`` channels around each)^beta."""
-    assert x.shape is not None
-    squares = op.Pad(op.Mul(x, x), [size // 2] * 2, None, [1])
-    shifted = [op.Slice(squares, [i], [i + 1 - size or 2**31], [1]) for i in range(size)]
-    window = op.shaped(op.Sum(*shifted), x)
-    return op.shaped(op.Mul(x, op.Pow(op.Add(op.Mul(window, alpha / size), bias), -beta)), x)
-
-
 class Lrn(Layer):
     """y = x (k + a sum of x^2 over the n channels around each)^-b.
 
@@ -192,4 +181,4 @@ class Lrn(Layer):
         axes_of(x, "Lrn", 4, "(N, C, *S)")
         size = self.n // 2 * 2 + 1
         attributes: dict[str, Any] = dict(size=size, alpha=float(self.a * size), beta=float(self.b), bias=float(self.k))
-        return differentiable("LRN", lrn_body, x, casts=[cast_to_precision(x)], **attributes)
+        return apply("LRN", x, casts=[cast_to_precision(x)], **attributes)

@@ -5,27 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.composition import composed, differentiable
+from renom_onnx.graph.composition import composed
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of, known_sizes
 from renom_onnx.graph.node import Value
+from renom_onnx.graph.operators import apply
 from renom_onnx.utility.initializer import Constant
-
-
-def normalized(op: Builder, x: Value, axes: list[int], epsilon: float) -> Value:
-    """Return (x - mean) / sqrt(variance + epsilon), mean and variance over the axes."""
-    centred = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
-    variance = op.ReduceMean(op.Mul(centred, centred), axes, keepdims=1)
-    y: Value = op.Div(centred, op.Sqrt(op.Add(variance, epsilon)))
-    return y
-
-
-def layer_body(op: Builder, x: Value, scale: Value, bias: Value, *, axis: int, epsilon: float) -> Value:
-    """Y = (X - mean) / sqrt(variance + epsilon) scale + bias, over the axes from ``axis`` on."""
-    assert x.shape is not None
-    axes = list(range(axis % len(x.shape), len(x.shape)))
-    return op.shaped(op.Add(op.Mul(normalized(op, x, axes, epsilon), scale), bias), x)
 
 
 def rms_body(op: Builder, x: Value, scale: Value, *, axis: int, epsilon: float) -> Value:
@@ -72,9 +58,8 @@ class LayerNormalize(Layer):
         rank = len(axes_of(x, "LayerNormalize", 2, "(N, ..., F)"))
         sizes = known_sizes(x, range(self.axis % rank, rank), "LayerNormalize")
         g, b = self.parameter("g", sizes, Constant(self.gain)), self.parameter("b", sizes, Constant(self.bias))
-        return differentiable(
+        return apply(
             "LayerNormalization",
-            layer_body,
             x,
             g,
             b,

@@ -8,25 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from renom_onnx.errors import GradientError
-from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.composition import Body, written_out
-from renom_onnx.graph.derivative import is_differentiable
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
-from renom_onnx.graph.layers import recurrence
 from renom_onnx.graph.layers.size import exact_axes, known_sizes
-from renom_onnx.graph.node import Value
 from renom_onnx.graph.operators import apply, apply_node, integers
-from renom_onnx.graph.site import created_at
-from renom_onnx.graph.training_form import TrainingForward
 from renom_onnx.utility.initializer import Constant, GlorotNormal, Initializer
 
 
 class Rnn(Layer):
     """h = tanh(x W' + h R' + Wb + Rb), step by step over a sequence, from h = 0.
 
-    In inference it is one ONNX operator; in training it is written out over the T steps.
+    One ONNX operator; its gradient runs over the T steps.
 
     Args:
         units: H, the size of h.
@@ -54,7 +46,6 @@ class Rnn(Layer):
 
     op_type: ClassVar[str] = "RNN"
     n_gates: ClassVar[int] = 1
-    body: ClassVar[Body] = recurrence.rnn_body
     attributes: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -95,8 +86,6 @@ class Rnn(Layer):
             direction="bidirectional" if self.bidirectional else "forward",
             **self.attributes,
         )
-        if not is_differentiable(node):
-            node.training_form = self._train
         if self.return_sequences:
             y = apply("Transpose", GraphElement(node.outputs[0]), perm=[2, 0, 1, 3])  # (T, D, N, H) to (N, T, D, H)
             return apply("Reshape", y, integers([0, 0, d * self.units]))
@@ -108,20 +97,6 @@ class Rnn(Layer):
     def _further(self, n_directions: int) -> Sequence[GraphElement | None]:
         """Return the operands after b."""
         return ()
-
-    def _train(self, op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
-        x = inputs[0]
-        assert x is not None and x.shape is not None
-        if not isinstance(x.shape[0], int):
-            raise GradientError(
-                f"{type(self).__name__}: the length T of a sequence must be known to train, got {x}. Give the input a "
-                f"fixed T. {created_at(op.origin.site)}"
-            )
-        present = [v for v in inputs if v is not None]
-        build = written_out(
-            f"{self.kind.title().replace('_', '')}Train", type(self).body, op.origin, hidden_size=self.units
-        )
-        return build(op, present).outputs
 
 
 class _PerGate(Initializer):
@@ -157,7 +132,6 @@ class Lstm(Rnn):
 
     op_type = "LSTM"
     n_gates = 4
-    body: ClassVar[Body] = recurrence.lstm_body
 
 
 class PeepholeLstm(Lstm):
@@ -171,8 +145,6 @@ class PeepholeLstm(Lstm):
 
     Source: Gers & Schmidhuber 2000, doi:10.1109/IJCNN.2000.861302; https://onnx.ai/onnx/operators/onnx__LSTM.html.
     """
-
-    body: ClassVar[Body] = recurrence.peephole_body
 
     def _further(self, n_directions: int) -> Sequence[GraphElement | None]:
         wc = self.parameter("wc", (n_directions, 3 * self.units), self.initializer or GlorotNormal())
@@ -195,5 +167,4 @@ class Gru(Rnn):
 
     op_type = "GRU"
     n_gates = 3
-    body: ClassVar[Body] = recurrence.gru_body
     attributes: ClassVar[dict[str, Any]] = {"linear_before_reset": 1}
