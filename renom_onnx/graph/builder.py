@@ -27,6 +27,13 @@ def is_small_integer(array: np.ndarray[Any, Any]) -> bool:
     return array.dtype == np.int64 and array.size <= 1024
 
 
+def _read_by_inference(op_type: str, value: Value | None) -> np.ndarray[Any, Any] | None:
+    """Return the constant that the shape of the operator's output may depend on: integers, or Resize's scales."""
+    known = known_array(value)
+    is_read = known is not None and (is_small_integer(known) or (op_type == "Resize" and known.size <= 16))
+    return known if is_read else None
+
+
 def make_node(
     op_type: str,
     inputs: Sequence[Value | None],
@@ -52,7 +59,7 @@ def make_node(
     types = [
         None if v is None else (c if c is not None else v.dtype, v.shape) for v, c in zip(inputs, casts, strict=True)
     ]
-    data = {i: known for i, v in enumerate(inputs) if (known := known_array(v)) is not None and is_small_integer(known)}
+    data = {i: known for i, v in enumerate(inputs) if (known := _read_by_inference(op_type, v)) is not None}
     count = n_outputs if n_outputs is not None else max(1, op.min_outputs)
     inferred = schema.infer(op, opset, plain, types, data, count, site)
     return Node(

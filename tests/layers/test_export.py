@@ -12,7 +12,7 @@ IMAGE, ROWS, SEQUENCE = normal(4, 4, 6, 6), normal(4, 6), normal(4, 3, 6)
 LAYERS = [
     (IMAGE, [g.Bias(), g.Conv(2), g.Deconv(2), g.MaxPool(), g.AvgPool(), g.GlobalAvgPool(), g.GlobalMaxPool(),
              g.BatchNormalize(), g.BatchNormalize(axis=None), g.GroupNormalize(2), g.InstanceNormalize(), g.L2Norm(),
-             g.Lrn(), g.PRelu(per_channel=True)]),
+             g.Lrn(), g.PRelu(per_channel=True), g.Resize(), g.Resize(size=4, mode="linear")]),
     (ROWS, [g.Dense(2), g.WeightNormalize(2), g.Maxout(4), g.Relu6(), g.LeakyRelu(), g.Elu(), g.Selu(), g.Celu(),
             g.Sigmoid(), g.Tanh(), g.Softmax(), g.Softplus(), g.Softsign(), g.HardSigmoid(), g.HardSwish(), g.Gelu(),
             g.Swish(2.0), g.Mish(), g.Dropout(0.5), g.BatchNormalize()]),

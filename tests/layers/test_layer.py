@@ -202,7 +202,8 @@ def test_rebuilt_graph_of_unknown_sizes_makes_one_function():
 
 EMPTY = {
     "image": [g.Conv(2), g.Deconv(2), g.MaxPool(), g.AvgPool(), g.GlobalAvgPool(), g.BatchNormalize(), g.Lrn(),
-              g.BatchNormalize(axis=None), g.GroupNormalize(2), g.InstanceNormalize(), g.L2Norm(), g.Maxout(3)],
+              g.BatchNormalize(axis=None), g.GroupNormalize(2), g.InstanceNormalize(), g.L2Norm(), g.Maxout(3),
+              g.Resize()],
     "sequence": [g.Dense(2), g.LayerNormalize(), g.RmsNormalize(), g.Rnn(2), g.MultiHeadAttention(2), g.Gelu(),
                  g.PositionalEmbedding(), g.WeightNormalize(2)],
 }  # fmt: skip

@@ -45,6 +45,7 @@ from renom_onnx.graph.layers.operator import (
 from renom_onnx.graph.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from renom_onnx.graph.layers.rectifier import Celu, Elu, LeakyRelu, PRelu, Relu, Relu6, Selu
 from renom_onnx.graph.layers.recurrent import Gru, Lstm, PeepholeLstm, Rnn
+from renom_onnx.graph.layers.resize import Resize
 from renom_onnx.graph.layers.roi import RoiPool
 from renom_onnx.graph.layers.unpooling import UnPool
 from renom_onnx.graph.layers.weight_normalization import WeightNormalize
@@ -97,6 +98,7 @@ __all__ = [
     "Relu",
     "Relu6",
     "Reshape",
+    "Resize",
     "RmsNormalize",
     "Rnn",
     "RoiPool",

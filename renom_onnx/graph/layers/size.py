@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from renom_onnx.errors import ShapeError
 from renom_onnx.graph.element import GraphElement
@@ -10,15 +11,16 @@ from renom_onnx.graph.node import Shape
 from renom_onnx.graph.site import created_at, user_site
 
 Sizes = int | Sequence[int]
+Number = TypeVar("Number", int, float)
 
 
-def per_axis(value: Sizes, n_axes: int, layer: str, name: str) -> list[int]:
-    """Return one size per spatial axis.
+def per_axis(value: Number | Sequence[Number], n_axes: int, layer: str, name: str) -> list[Number]:
+    """Return one number per spatial axis.
 
     Raises:
         ShapeError: a sequence has another length.
     """
-    sizes = [value] * n_axes if isinstance(value, int) else list(value)
+    sizes = [value] * n_axes if isinstance(value, int | float) else list(value)
     if len(sizes) != n_axes:
         raise ShapeError(
             f"{layer}: {name} must be one number or {n_axes}, one per spatial axis, got {sizes}. "
