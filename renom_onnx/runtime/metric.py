@@ -62,12 +62,12 @@ class Mean:
 
 
 class TopK(Mean):
-    """The share of rows whose class is among the k largest scores.
+    """The share of targets whose class is among the k largest scores.
 
     Args:
         k: how many count.
 
-    Called with scores (N, K) and class indices (N,), (N, 1), or rows of probabilities (N, K).
+    Called with scores (N, K), or (N, K, *S), and class indices (N, *S), (N, 1, *S), or probabilities (N, K, *S).
 
     Example:
         >>> metric = TopK(2)
@@ -81,13 +81,16 @@ class TopK(Mean):
         self.k = k
 
     def _share(self, prediction: Array, target: Array) -> Any:
-        classes = target.argmax(1) if target.shape == prediction.shape and target.ndim > 1 else target.reshape(-1)
+        is_share = target.shape == prediction.shape and target.ndim > 1
+        classes = target.argmax(1, keepdims=True) if is_share else target.reshape(len(target), 1, *prediction.shape[2:])
         best = np.argsort(-prediction, axis=1, kind="stable")[:, : self.k]
-        return (best == classes[:, None]).any(1)
+        return (best == classes).any(1)
 
 
 class Accuracy(TopK):
-    """The share of rows whose largest score is that of their class.
+    """The share of targets whose largest score is that of their class.
+
+    Called with what `TopK` is called with.
 
     Example:
         >>> metric = Accuracy()

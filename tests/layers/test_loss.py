@@ -54,6 +54,53 @@ def test_loss_is_its_formula(name, reduction):
     assert_close(function(source, t, reduction=reduction, **options).as_ndarray(), wanted.detach(), "function")
 
 
+MAP = normal(2, 3, 4, 5) * 2
+MAP_CLASSES = np.random.default_rng(2).integers(0, 3, (2, 4, 5))
+MAP_SHARE = np.random.default_rng(3).dirichlet(np.ones(3), (2, 4, 5)).transpose(0, 3, 1, 2).astype(np.float32)
+WEIGHT = [0.5, 2.0, 1.25]
+SOFTMAX_CASES = {
+    "rows-weight": (X, CLASSES, dict(weight=WEIGHT)),
+    "rows-ignore": (X, CLASSES, dict(ignore_index=1)),
+    "map": (MAP, MAP_CLASSES, {}),
+    "map-int32": (MAP, MAP_CLASSES.astype(np.int32), {}),
+    "map-column": (MAP, MAP_CLASSES[:, None], {}),
+    "map-weight": (MAP, MAP_CLASSES, dict(weight=WEIGHT)),
+    "map-ignore": (MAP, np.where(MAP_CLASSES == 2, -100, MAP_CLASSES), dict(ignore_index=-100)),
+    "map-both": (MAP, MAP_CLASSES, dict(weight=WEIGHT, ignore_index=0)),
+    "map-shares": (MAP, MAP_SHARE, {}),
+    "sequence": (MAP[:, :, 0], MAP_CLASSES[:, 0], {}),
+}
+
+
+@pytest.mark.parametrize("name", SOFTMAX_CASES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", None])
+def test_softmax_cross_entropy_is_torchs(name, reduction):
+    x, t, options = SOFTMAX_CASES[name]
+    leaf, target = torch.tensor(x, requires_grad=True), torch.tensor(t)
+    if t.dtype.kind == "f" and reduction is None:
+        wanted = -target * functional.log_softmax(leaf, 1)  # every class has its own
+    else:
+        target = target if t.dtype.kind == "f" else target.long().reshape(x[:, 0].shape)
+        arguments = {k: torch.tensor(v) if k == "weight" else v for k, v in options.items()}
+        wanted = functional.cross_entropy(leaf, target, reduction=reduction or "none", **arguments)
+    source = static(x, is_batch=True)
+    loss = g.SoftmaxCrossEntropy(reduction, **options)(source, t)
+    assert_close(loss.as_ndarray(), wanted.detach(), "value")
+    wanted.sum().backward()
+    assert_close(loss.backward().get_gradient(source).as_ndarray(), leaf.grad, "gradient")
+    assert_close(g.softmax_cross_entropy(source, t, reduction, **options).as_ndarray(), wanted.detach(), "function")
+
+
+@pytest.mark.parametrize("name", ["map", "map-both", "map-shares"])
+def test_softmax_cross_entropy_of_a_map_trains_from_a_file(name):
+    x, t, options = SOFTMAX_CASES[name]
+    file = to_training_onnx(g.SoftmaxCrossEntropy(**options)(g.Conv(3)(x), t[..., 1:-1, 1:-1]), g.Sgd(0.1))
+    assert lint(file) == []
+    session = rm.runtime.TrainingSession(file, device="cpu")
+    losses = [float(session.step({"x": x, "y": t[..., 1:-1, 1:-1]})) for _ in range(10)]
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", None])
 def test_constant_loss(reduction):
     source = static(X, is_batch=True)
@@ -128,6 +175,24 @@ def test_errors_of_losses(message):
         )
         with message(rm.ShapeError, text):
             kind()(X, REAL[:, 0])
+    text = (
+        "SoftmaxCrossEntropy: t must be class indices (N, *S) or (N, 1, *S), or probabilities of x's shape (N, K, *S), "
+        "got x is float32[N, 3, 4, 5], t is int64[N, 5, 4]. Created at test_loss.py:{line}."
+    )
+    with message(rm.ShapeError, text):
+        g.SoftmaxCrossEntropy()(MAP, MAP_CLASSES.transpose(0, 2, 1))
+    text = (
+        "SoftmaxCrossEntropy: weight must be K numbers, got x is float32[N, 3], weight of shape [2]. "
+        "Created at test_loss.py:{line}."
+    )
+    with message(rm.ShapeError, text):
+        g.SoftmaxCrossEntropy(weight=[1, 2])(X, CLASSES)
+    text = (
+        "SoftmaxCrossEntropy: with weight or ignore_index, t must be class indices, got x is float32[N, 3], t is "
+        "float32[N, 3]. Give the classes, or weigh the probabilities. Created at test_loss.py:{line}."
+    )
+    with message(rm.DTypeError, text):
+        g.SoftmaxCrossEntropy(ignore_index=0)(X, SHARE)
     text = "MeanSquared: reduction must be 'mean', 'sum' or None, got 'avg'. Created at test_loss.py:{line}."
     with message(rm.ConversionError, text):
         g.MeanSquared("avg")

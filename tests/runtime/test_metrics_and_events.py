@@ -36,6 +36,16 @@ def test_metrics_of_the_validation_data_are_those_of_scikit_learn():
     assert len(history.metrics["accuracy"]) == 2
 
 
+def test_accuracy_at_every_position_counts_positions():
+    rng = np.random.default_rng(0)
+    scores, classes = rng.normal(size=(4, 3, 5, 2)), rng.integers(0, 3, (4, 5, 2))
+    one_hot = np.eye(3, dtype=int)[classes].transpose(0, 3, 1, 2)
+    for target in (classes, classes[:, None], one_hot):
+        found = metric.Accuracy()
+        found.update(scores, target)
+        assert found.value() == pytest.approx((scores.argmax(1) == classes).mean())
+
+
 def test_mean_absolute_error_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     p, t = rng.normal(size=(10, 1)), rng.normal(size=10)

@@ -44,6 +44,6 @@ def sigmoid_cross_entropy(x: Any, t: Any, reduction: str | None = "mean") -> Gra
     return SigmoidCrossEntropy(reduction)(x, t)
 
 
-def softmax_cross_entropy(x: Any, t: Any, reduction: str | None = "mean") -> GraphElement:
-    """Return `SoftmaxCrossEntropy` of scores and target."""
-    return SoftmaxCrossEntropy(reduction)(x, t)
+def softmax_cross_entropy(x: Any, t: Any, reduction: str | None = "mean", **options: Any) -> GraphElement:
+    """Return `SoftmaxCrossEntropy`, which says what the options are, of scores and target."""
+    return SoftmaxCrossEntropy(reduction, **options)(x, t)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from renom_onnx.errors import DTypeError, ShapeError
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import cast_to_precision
-from renom_onnx.graph.losses.loss import Loss, check_same_shape, reduced
-from renom_onnx.graph.node import Constant
+from renom_onnx.graph.losses.loss import Loss, check_same_shape, could_be_equal, reduced
+from renom_onnx.graph.node import Constant, Value
 from renom_onnx.graph.operators import apply, integers
 from renom_onnx.graph.site import created_at, user_site
 
@@ -75,18 +78,24 @@ class SigmoidCrossEntropy(Loss):
 
 
 class SoftmaxCrossEntropy(Loss):
-    """-sum(t * log(softmax(x))), divided by the rows N of the batch.
+    """-log(softmax(x)[t]) of the class t of every target, or -sum(t log(softmax(x))) of probabilities.
 
     Args:
-        reduction: "mean" (the default), "sum" or None, which gives (N,) for indices and (N, K) for probabilities.
+        reduction: "mean" (the default) over all targets, "sum", or None, which gives (N, *S) for indices and (N, K, *S)
+            for probabilities.
+        weight: K numbers, which multiply the losses of the classes; "mean" then divides by the sum of the targets'
+            weights.
+        ignore_index: targets of this class count for nothing, nor in the mean; it need not be one of the K.
 
-    Called with scores x (N, K) and t: class indices of any integer type, (N,) or (N, 1), or rows of probabilities
-    (N, K). Which of the two is decided by t's dtype and shape when the loss is built and fixed in an export, where
-    indices are int64 and probabilities have x's dtype.
+    Called with scores x (N, K), or (N, K, *S) for a class at every position, and t: class indices of any integer type,
+    (N, *S) or (N, 1, *S), or probabilities (N, K, *S). Which of the two is decided by t's dtype and shape when the loss
+    is built and fixed in an export, where indices are int64 and probabilities have x's dtype. Scores of a sequence
+    (N, T, K) are brought into this form by ``rm.graph.transpose(x, (0, 2, 1))``.
 
     Raises:
-        ShapeError: t has none of these shapes.
-        DTypeError: t holds floats but no rows of K probabilities.
+        ShapeError: t has none of these shapes, or weight is not K numbers.
+        DTypeError: t holds floats but no probabilities of K classes, or there is a weight or an ignored class for
+            probabilities.
 
     Source: https://onnx.ai/onnx/operators/onnx__SoftmaxCrossEntropyLoss.html.
 
@@ -97,29 +106,63 @@ class SoftmaxCrossEntropy(Loss):
         0.6931472
     """
 
+    def __init__(
+        self,
+        reduction: str | None = "mean",
+        *,
+        weight: Sequence[float] | np.ndarray[Any, Any] | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(reduction)
+        self.weight = weight
+        self.ignore_index = ignore_index
+
     def forward(self, x: GraphElement, t: GraphElement) -> GraphElement:
         """Return the loss."""
         cast = cast_to_precision(x)
         if self._are_indices(x, t):
             to = None if t.dtype == np.int64 else np.dtype(np.int64)
-            if t.shape is not None and len(t.shape) == 2:  # converted here, so that a file asks for int64[N, 1]
+            if len(t.shape or ()) == len(x.shape or ()):  # converted here, so that a file asks for int64[N, 1]
                 t, to = apply("Squeeze", t, integers([1]), casts=[to, None]), None
             reduction = self.reduction or "none"
-            return apply("SoftmaxCrossEntropyLoss", x, t, casts=[cast, to], reduction=reduction)
+            operands = [x, t] if self.weight is None else [x, t, self._weights(x)]
+            casts = [cast, to, None][: len(operands)]
+            ignored = self.ignore_index
+            return apply("SoftmaxCrossEntropyLoss", *operands, casts=casts, reduction=reduction, ignore_index=ignored)
+        if self.weight is not None or self.ignore_index is not None:
+            raise DTypeError(
+                f"SoftmaxCrossEntropy: with weight or ignore_index, t must be class indices, got x is {x.output}, t is "
+                f"{t.output}. Give the classes, or weigh the probabilities. {created_at(user_site())}"
+            )
         log_p = apply("LogSoftmax", x, casts=[cast], axis=1)
         p = apply("Mul", log_p, t, casts=[None, cast_to_precision(t)])
+        if self.reduction == "mean" and len(x.shape or ()) > 2:
+            return -apply("ReduceMean", apply("ReduceSum", p, integers([1]), keepdims=0), keepdims=0)
         return -reduced(self, p)
+
+    def _weights(self, x: GraphElement) -> Value:
+        """Return the weights of the K classes."""
+        weight = np.asarray(self.weight, cast_to_precision(x) or x.dtype)
+        assert x.shape is not None
+        if weight.ndim != 1 or (isinstance(x.shape[1], int) and weight.shape != x.shape[1:2]):
+            raise ShapeError(
+                f"SoftmaxCrossEntropy: weight must be K numbers, got x is {x.output}, weight of shape "
+                f"{list(weight.shape)}. {created_at(user_site())}"
+            )
+        return Constant(weight).output
 
     def _are_indices(self, x: GraphElement, t: GraphElement) -> bool:
         assert x.shape is not None and t.shape is not None
         is_integer = t.dtype.kind in "iu"
-        if len(x.shape) == 2 and len(t.shape) == 2 and t.shape[1] == x.shape[1] and (not is_integer or x.shape[1] != 1):
+        is_column = len(t.shape) == len(x.shape) and t.shape[1:2] == (1,)
+        if could_be_equal(x.shape, t.shape) and not (is_column and is_integer):
             return False
-        fits = len(t.shape) == 1 or (len(t.shape) == 2 and t.shape[1] == 1)
-        if len(x.shape) != 2 or not fits:
+        positions = t.shape[2:] if is_column else t.shape[1:]
+        if len(x.shape) < 2 or not t.shape or not could_be_equal(positions, x.shape[2:]):
+            s = ", *S" if len(x.shape) > 2 else ""
             raise ShapeError(
-                f"SoftmaxCrossEntropy: t must be class indices (N,) or (N, 1), or probabilities of x's shape (N, K), "
-                f"got x is {x.output}, t is {t.output}. {created_at(user_site())}"
+                f"SoftmaxCrossEntropy: t must be class indices (N{s or ','}) or (N, 1{s}), or probabilities of x's "
+                f"shape (N, K{s}), got x is {x.output}, t is {t.output}. {created_at(user_site())}"
             )
         if not is_integer:
             raise DTypeError(

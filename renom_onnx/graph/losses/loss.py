@@ -51,13 +51,14 @@ def _first_leaf(node: Node) -> Node:
 
 def check_same_shape(loss: str, x: GraphElement, t: GraphElement) -> None:
     """Raise ShapeError if prediction and target cannot have the same shape."""
-    if x.shape is not None and t.shape is not None and not _could_be_equal(x.shape, t.shape):
+    if x.shape is not None and t.shape is not None and not could_be_equal(x.shape, t.shape):
         raise ShapeError(
             f"{loss}: x and t must have the same shape, got x is {x.output}, t is {t.output}. {created_at(user_site())}"
         )
 
 
-def _could_be_equal(a: tuple[int | str, ...], b: tuple[int | str, ...]) -> bool:
+def could_be_equal(a: tuple[int | str, ...], b: tuple[int | str, ...]) -> bool:
+    """Whether two shapes are the same, as far as their sizes are known."""
     return len(a) == len(b) and all(
         isinstance(i, str) or isinstance(j, str) or i == j for i, j in zip(a, b, strict=True)
     )
