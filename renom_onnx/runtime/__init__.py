@@ -2,7 +2,8 @@
 
 from renom_onnx.runtime import metric
 from renom_onnx.runtime.device import CudaOptions, Device, parse_device
-from renom_onnx.runtime.executor import Event, TrainingExecutor
+from renom_onnx.runtime.event import Event
+from renom_onnx.runtime.executor import TrainingExecutor
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.inference import InferenceSession
 from renom_onnx.runtime.inference_executor import InferenceExecutor

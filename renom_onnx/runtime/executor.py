@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from renom_onnx.errors import ConversionError, DeviceError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
 from renom_onnx.graph.node import Mutable, ancestors
 from renom_onnx.graph.optimizer import Optimizer
+from renom_onnx.runtime.event import Event, Events, Listener
 from renom_onnx.runtime.failure import user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import Epoch, History
@@ -31,27 +31,6 @@ Array = np.ndarray[Any, Any]
 Callback = Callable[[Epoch], Any]
 Validation = Distributor | tuple[Any, Any]
 Metrics = Mapping[str, Metric | Callable[[Array, Array], Any]]
-
-EVENTS = ("Initialize", "Epoch-Start", "Step-Start", "Step-Finish", "Epoch-Finish", "Teardown")
-
-
-@dataclass(frozen=True)
-class Event:
-    """What an event's function is told.
-
-    Attributes:
-        name: one of Initialize, Epoch-Start, Step-Start, Step-Finish, Epoch-Finish, Teardown.
-        executor: the executor.
-        epoch: number of the epoch, from 0.
-        n_steps: steps taken so far.
-        loss: of the step after Step-Finish, of the epoch after Epoch-Finish, else None.
-    """
-
-    name: str
-    executor: TrainingExecutor
-    epoch: int
-    n_steps: int
-    loss: float | None
 
 
 class TrainingExecutor:
@@ -82,11 +61,11 @@ class TrainingExecutor:
         self.session = TrainingSession(as_bytes(model), devices[0] if devices else None)
         self._types = {spec.name: spec.dtype for spec in self.session.feeds}
         self._sources: dict[Mutable, Any] = {}
-        self._events: dict[str, list[Callable[[Event], Any]]] = {name: [] for name in EVENTS}
+        self._events = Events("TrainingExecutor")
         self.history = History()
         self._n_steps = 0
 
-    def register_event(self, name: str, function: Callable[[Event], Any]) -> None:
+    def register_event(self, name: str, function: Listener) -> None:
         """Call a function at every event of a name.
 
         Args:
@@ -96,7 +75,7 @@ class TrainingExecutor:
         Raises:
             ConversionError: there is no such event.
         """
-        self._listeners(name).append(function)
+        self._events.of(name).append(function)
 
     def unregister_events(self, name: str) -> None:
         """Forget all functions of an event.
@@ -104,16 +83,10 @@ class TrainingExecutor:
         Raises:
             ConversionError: there is no such event.
         """
-        self._listeners(name).clear()
+        self._events.of(name).clear()
 
-    def _listeners(self, name: str) -> list[Callable[[Event], Any]]:
-        if name not in self._events:
-            raise ConversionError(f"TrainingExecutor: an event must be one of {', '.join(EVENTS)}, got {name!r}.")
-        return self._events[name]
-
-    def _emit(self, name: str, loss: float | None = None) -> None:
-        for function in self._events[name]:
-            function(Event(name, self, len(self.history.losses), self._n_steps, loss))
+    def _emit(self, name: str, loss: float | None = None, validation_loss: float | None = None) -> None:
+        self._events.emit(Event(name, self, len(self.history.losses), self._n_steps, loss, validation_loss))
 
     def execute(
         self,
@@ -158,7 +131,7 @@ class TrainingExecutor:
                 checked = None if validation is None else self._validate(data, judged)
                 values = {name: metric.value() for name, metric in judged.items()}
                 bar.finish(loss, checked, values)
-            self._emit("Epoch-Finish", loss)
+            self._emit("Epoch-Finish", loss, checked)
             epoch = self.history.add(loss, checked, self._n_steps, values)
             ends = [callback(epoch) is True for callback in callbacks]  # every callback is called
             if any(ends):

@@ -24,7 +24,7 @@ class Source:
         streams = [node for node in nodes if isinstance(node, Stream)]
         self.distributors = list(dict.fromkeys(stream.distributor for stream in streams))
         names = data_names(nodes)
-        self.arrays: Feeds = {name: leaf.array for leaf, name in names.items() if isinstance(leaf, Static)}
+        self._leaves = {name: leaf for leaf, name in names.items() if isinstance(leaf, Static)}
         self._columns = {names[stream]: stream.index for stream in streams}
         if len(self.distributors) > 1:
             raise ConversionError(
@@ -33,21 +33,27 @@ class Source:
             )
 
     @property
-    def n_batches(self) -> int:
-        """Steps of an epoch."""
+    def arrays(self) -> Feeds:
+        """Today's arrays of the leaves that no distributor feeds."""
+        return {name: leaf.array for name, leaf in self._leaves.items()}
+
+    @property
+    def n_batches(self) -> int | None:
+        """Steps of an epoch; None where only its end will tell."""
         return self.distributors[0].n_batches if self.distributors else 1
 
     def batches(self, data: Distributor | None = None) -> Iterator[Feeds]:
         """Yield the feeds of one epoch, of another distributor if one is given."""
         source = data or next(iter(self.distributors), None)
         if source is None:
-            yield dict(self.arrays)
+            yield self.arrays
             return
-        columns = self._columns or {name: i for i, name in enumerate(self.arrays)}  # arrays: x and y in this order
+        arrays = self.arrays
+        columns = self._columns or {name: i for i, name in enumerate(arrays)}  # arrays: x and y in this order
         indices = sorted(set(columns.values()))
         for batch in source.batches(indices):
             rows = dict(zip(indices, batch, strict=True))
-            yield {**self.arrays, **{name: rows[index] for name, index in columns.items()}}
+            yield {**arrays, **{name: rows[index] for name, index in columns.items()}}
 
 
 def converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:

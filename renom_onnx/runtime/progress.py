@@ -16,11 +16,11 @@ class epoch_bar:  # noqa: N801  (a context manager, used like a function)
 
     Args:
         number: of the epoch, from 0.
-        n_batches: its length.
+        n_batches: its length; None, for a bar without an end, where it is not known.
         enabled: False for no bar.
     """
 
-    def __init__(self, number: int, n_batches: int, *, enabled: bool) -> None:
+    def __init__(self, number: int, n_batches: int | None, *, enabled: bool) -> None:
         self._bar: Any = None
         if enabled:
             self._bar = tqdm(total=n_batches, desc=f"epoch {number + 1}", unit="batch", file=sys.stderr, miniters=1)

@@ -89,6 +89,19 @@ def test_events_come_in_order_with_the_losses():
     assert len(losses) == 2
 
 
+def test_an_event_answers_to_renoms_words():
+    _, loss, x, y = classifier(rows=16)
+    executor = loss.get_training_executor(rm.graph.Sgd(0.1), devices=["cpu"])
+    steps, epochs = [], []
+    words = ("mode", "nth_epoch", "step_loss", "executor")
+    executor.register_event("Step-Finish", lambda info: steps.append([info[word] for word in words]))
+    executor.register_event("Epoch-Finish", lambda info: epochs.append((info["training_loss"], info["validation_loss"])))
+    history = executor.execute(epochs=2, validation=(x, y), progress=False)
+    assert [step[:2] for step in steps] == [["training", 0]] * 2 + [["training", 1]] * 2
+    assert all(isinstance(step[2], float) and step[3] is executor for step in steps)
+    assert epochs == list(zip(history.losses, history.validation_losses, strict=True))
+
+
 def test_a_saved_executor_goes_on_as_if_it_had_not_stopped(tmp_path: Any):
     rm.set_seed(0)
     _, loss, x, y = classifier(rows=16)
@@ -117,11 +130,16 @@ def test_a_saved_executor_goes_on_as_if_it_had_not_stopped(tmp_path: Any):
             "Teardown, got 'Step'.",
         ),
         (
+            lambda e: (e.register_event("Initialize", lambda info: info["bar"]), e.execute()),
+            "Event: the word must be one of epoch_loss, executor, mode, nth_epoch, step_loss, training_loss, "
+            "validation_loss, got 'bar'.",
+        ),
+        (
             lambda e: e.execute(metrics={"accuracy": metric.Accuracy()}),
             "execute: metrics must have validation data, got none. Give validation=(x, y).",
         ),
     ],
-    ids=["event", "metrics"],
+    ids=["event", "word", "metrics"],
 )
 def test_a_bad_argument_is_said(call: Any, message: str):
     _, loss, _, _ = classifier()
