@@ -95,7 +95,8 @@ def test_an_event_answers_to_renoms_words():
     steps, epochs = [], []
     words = ("mode", "nth_epoch", "step_loss", "executor")
     executor.register_event("Step-Finish", lambda info: steps.append([info[word] for word in words]))
-    executor.register_event("Epoch-Finish", lambda info: epochs.append((info["training_loss"], info["validation_loss"])))
+    losses = ("training_loss", "validation_loss")
+    executor.register_event("Epoch-Finish", lambda info: epochs.append(tuple(info[word] for word in losses)))
     history = executor.execute(epochs=2, validation=(x, y), progress=False)
     assert [step[:2] for step in steps] == [["training", 0]] * 2 + [["training", 1]] * 2
     assert all(isinstance(step[2], float) and step[3] is executor for step in steps)
