@@ -38,6 +38,7 @@ _LAZY = {
     "Sgd": "renom_onnx.eager",
     "export": "renom_onnx.converters",
     "export_training": "renom_onnx.converters",
+    "load": "renom_onnx.converters",
     "sum": "renom_onnx.eager",
 }
 
@@ -70,6 +71,7 @@ __all__ = [
     "export",
     "export_training",
     "graph",
+    "load",
     "precision",
     "runtime",
     "set_renom_seed",

@@ -2,6 +2,8 @@
 
 from renom_onnx.converters.export import export, export_training, to_onnx, to_training_onnx
 from renom_onnx.converters.lint import lint
+from renom_onnx.converters.load import load
+from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.vjp import vjp
 
-__all__ = ["export", "export_training", "lint", "to_onnx", "to_training_onnx", "vjp"]
+__all__ = ["LoadedModel", "export", "export_training", "lint", "load", "to_onnx", "to_training_onnx", "vjp"]

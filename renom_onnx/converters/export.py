@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+from onnx import inliner
 
+from renom_onnx.converters.importer import at_least_opset
+from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.training_info import describe_training
 from renom_onnx.converters.tree import TreeWriter, as_bytes, is_data, tree_opset
 from renom_onnx.converters.writer import value_info
@@ -57,6 +60,8 @@ def to_onnx(
         >>> [n.op_type for n in model.graph.node], [t.name for t in model.graph.initializer]
         (['Gemm'], ['dense1.w', 'dense1.b'])
     """
+    if isinstance(source, LoadedModel) and outputs is None and inputs is None:
+        return _as_read(source, opset, inline)
     named = _named_outputs(source, inputs, outputs)
     nodes = ancestors(named.values())
     opset = tree_opset(nodes, opset)
@@ -65,6 +70,14 @@ def to_onnx(
     names = [(value, name) for name, value in named.items()]
     writer = TreeWriter(nodes, named.values(), opset=opset, inline=inline, outputs=names, exact=outputs is not None)
     return writer.model(writer.graph("inference", nodes, list(named.values())))
+
+
+def _as_read(model: LoadedModel, opset: int | None, inline: bool) -> onnx.ModelProto:
+    """Return a loaded model with its names and today's parameters, at its own opset unless a newer one is asked for."""
+    proto = model.to_proto()
+    if inline and proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    return proto if opset is None else at_least_opset(proto, opset)
 
 
 def export(

@@ -11,11 +11,16 @@ import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
 
+from renom_onnx.converters.writer import attribute_proto
 from renom_onnx.errors import ConversionError, RenomError, first_line
 from renom_onnx.graph import schema
 from renom_onnx.graph.function import Function
-from renom_onnx.graph.node import Constant, Input, Leaf, Node, Shape, Static, Value, known_array, unknown_dim
+from renom_onnx.graph.node import Constant, Fixed, Input, Leaf, Node, Shape, Value, known_array, unknown_dim
+from renom_onnx.graph.note import Note, Opaque
 from renom_onnx.graph.site import Site
+
+LONGEST_NOTE = 1 << 16
+"""Bytes of an attribute up to which its own encoding is kept; longer tensors are written anew."""
 
 MakeLeaf = Callable[[str, np.ndarray[Any, Any]], Leaf]
 
@@ -118,12 +123,15 @@ def at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         ) from e
 
 
-def import_graph(model: onnx.ModelProto, make_leaf: MakeLeaf | None = None) -> ImportedGraph:
+def import_graph(
+    model: onnx.ModelProto, make_leaf: MakeLeaf | None = None, leaves: Mapping[str, Node] | None = None
+) -> ImportedGraph:
     """Return the model's graph as nodes.
 
     Args:
         model: a model; its functions are instantiated at each call with the types found there.
         make_leaf: makes the leaf of an initializer; by default small int64 arrays are constants, others static.
+        leaves: by name, of initializers that exist as leaves already.
 
     Raises:
         ConversionError: a value has no tensor type that can be inferred, or a node reads a value that nobody writes.
@@ -133,9 +141,11 @@ def import_graph(model: onnx.ModelProto, make_leaf: MakeLeaf | None = None) -> I
     types = _inferred_types(model)
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     for tensor in model.graph.initializer:
-        array = array_of(tensor)
-        leaf = make_leaf(tensor.name, array) if make_leaf is not None else static_leaf(array)
-        leaf.output.name = tensor.name
+        leaf = (leaves or {}).get(tensor.name)
+        if leaf is None:
+            array = array_of(tensor)
+            leaf = make_leaf(tensor.name, array) if make_leaf is not None else static_leaf(array)
+            leaf.output.name = tensor.name
         graph.values[tensor.name] = graph.initializers[tensor.name] = leaf.output
     for info in model.graph.input:
         if info.name not in graph.values:
@@ -151,8 +161,8 @@ def import_graph(model: onnx.ModelProto, make_leaf: MakeLeaf | None = None) -> I
 
 
 def static_leaf(array: np.ndarray[Any, Any]) -> Leaf:
-    """Return a constant for what can be axes or a shape, else a static variable."""
-    return Constant(array) if array.dtype == np.int64 and array.size <= 1024 else Static(array)
+    """Return a constant for what can be axes, a shape or a setting, else an array that stays."""
+    return Constant(array) if array.size <= 1024 or array.dtype.kind not in "biuf" else Fixed(array)
 
 
 def _inferred_types(model: onnx.ModelProto) -> dict[str, tuple[np.dtype[Any], Shape | None]]:
@@ -220,25 +230,35 @@ class _Reader:
         inputs += [self._values[name] for name in captured(proto) if name in self._values]
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         attributes = self._plain(proto)
+        note = note_of(proto, self._domains.get(proto.domain, 1))
         function = self._functions.get((proto.domain, proto.op_type, proto.overload))
         if function is not None:
             body = self._instantiate(function, proto, inputs)
             types = [(v.dtype, v.shape) for v in body.outputs]
-            kept = {name: attributes[name] for name in body.attribute_names if name in attributes}
             return Node(
                 proto.op_type,
                 inputs,
                 types,
                 opset=self._opset,
                 domain=domain,
-                attributes=kept,
+                attributes=attributes,
                 function=body,
                 site=site,
+                note=note,
             )
-        if domain == "" and proto.op_type == "Constant" and "value" in attributes:
-            return Constant(np.asarray(attributes["value"]), site=site)
+        if domain == "" and proto.op_type == "Constant" and (array := constant_array(attributes)) is not None:
+            return Constant(array, site=site, note=note)
         types = self._output_types(proto, domain, inputs, attributes, site)
-        return Node(proto.op_type, inputs, types, opset=self._opset, domain=domain, attributes=attributes, site=site)
+        return Node(
+            proto.op_type,
+            inputs,
+            types,
+            opset=self._opset,
+            domain=domain,
+            attributes=attributes,
+            site=site,
+            note=note,
+        )
 
     def _value(self, name: str, proto: onnx.NodeProto) -> Value:
         if name not in self._values:
@@ -257,13 +277,11 @@ class _Reader:
                 if given is None:
                     continue
                 attribute = given
-            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-                continue  # a body of control flow: what it reads from outside is among the inputs
-            plain[name] = schema._plain(helper.get_attribute_value(attribute))
-            if not isinstance(name, str) or plain[name] is None:
+            if not isinstance(name, str) or attribute.type == onnx.AttributeProto.UNDEFINED or name in plain:
                 raise ConversionError(
-                    f"load: an attribute must have a name and a value, got {name!r} of node {proto.name!r}."
+                    f"load: an attribute must have a name of its own and a value, got {name!r} of node {proto.name!r}."
                 )
+            plain[name] = plain_attribute(attribute)
         if schema.has_operator(proto.op_type, self._opset, proto.domain):
             known = schema.operator(proto.op_type, self._opset, proto.domain).attributes
             for name in plain.keys() - known.keys():
@@ -312,6 +330,76 @@ class _Reader:
             (*function.attribute, *(a.name for a in function.attribute_proto)),
             function.doc_string,
         )
+
+
+_OPAQUE = {
+    getattr(onnx.AttributeProto, f"{kind}{plural}")
+    for kind in ("GRAPH", "TYPE_PROTO", "SPARSE_TENSOR")
+    for plural in ("", "S")
+}
+
+
+def plain_attribute(attribute: onnx.AttributeProto) -> Any:
+    """Return the value of an attribute in plain types; what has none is carried as it is."""
+    if attribute.type in _OPAQUE:
+        return Opaque(attribute.SerializeToString(deterministic=True))
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return array_of(attribute.t)
+    if attribute.type == onnx.AttributeProto.TENSORS:
+        return tuple(array_of(tensor) for tensor in attribute.tensors)
+    try:
+        return schema._plain(helper.get_attribute_value(attribute))
+    except (UnicodeDecodeError, ValueError):
+        return Opaque(attribute.SerializeToString(deterministic=True))
+
+
+def note_of(proto: onnx.NodeProto, version: int) -> Note:
+    """Return what the file says of a node beside operator, operands and attributes.
+
+    Args:
+        proto: the node.
+        version: of its domain.
+    """
+    attributes = {}
+    for attribute in proto.attribute:
+        if attribute.ref_attr_name:
+            continue
+        value = plain_attribute(attribute)
+        if isinstance(value, Opaque):
+            continue
+        data = attribute.SerializeToString(deterministic=True)
+        is_number = proto.op_type == "Constant" and attribute.name != "value"
+        if is_number or (len(data) <= LONGEST_NOTE and _differs(data, attribute.name, value)):
+            attributes[attribute.name] = data
+    rest = onnx.NodeProto()
+    rest.CopyFrom(proto)
+    for name in ("input", "output", "op_type", "attribute"):
+        rest.ClearField(name)
+    for name in ("name", "domain", "overload"):
+        if getattr(proto, name) not in ("", "ai.onnx"):  # an empty one, written down, is kept
+            rest.ClearField(name)
+    version = version if proto.domain not in ("", "ai.onnx") else 0
+    return Note(proto.name, rest.SerializeToString(deterministic=True), attributes, version, proto.overload)
+
+
+def _differs(data: bytes, name: str, value: Any) -> bool:
+    """Whether the attribute would be written otherwise than the file has it."""
+    return bool(attribute_proto(name, value).SerializeToString(deterministic=True) != data)
+
+
+def constant_array(attributes: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
+    """Return the array of a Constant node, None for one that is carried as it is."""
+    if len(attributes) != 1:
+        return None
+    ((name, value),) = attributes.items()
+    types = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    if name == "value" and isinstance(value, np.ndarray):
+        return value
+    if name in types and not isinstance(value, Opaque):
+        return np.array(value, types[name])
+    if name in ("value_string", "value_strings") and not isinstance(value, Opaque):
+        return np.array(value, object)
+    return None
 
 
 def captured(proto: onnx.NodeProto) -> list[str]:

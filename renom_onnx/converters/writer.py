@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from renom_onnx.graph import schema
 from renom_onnx.graph.function import DOMAIN_VERSION, Function
 from renom_onnx.graph.node import UNKNOWN_DIM, Constant, Node, Shape, Value, ancestors
+from renom_onnx.graph.note import Opaque
 
 
 class Names:
@@ -195,7 +196,10 @@ class Writer:
             name = self.names.of(node.output)
         else:
             name = self.names.give(node.output, self._constant_name(node, reader))
-        self._tensor(node.array, name)
+        if node.note is not None:
+            self.nodes.append(constant_proto(node, name, self.names.fresh_node(node.note.name or name)))
+        else:
+            self._tensor(node.array, name)
 
     def _constant_name(self, constant: Constant, reader: Node | None) -> str:
         if self._in_function or constant.output.name:
@@ -228,9 +232,7 @@ class Writer:
             overload = self._functions.overload(function)
             outputs = outputs if function is node.function else [name for name in outputs if name]
         name = None if self._in_function else node_name
-        proto = helper.make_node(node.op_type, inputs, outputs, name=name, domain=node.domain, overload=overload)
-        proto.attribute.extend(attribute_proto(k, v) for k, v in sorted(node.attributes.items()))
-        self.nodes.append(proto)
+        self.nodes.append(node_proto(node, inputs, outputs, name, overload))
 
     def _outputs(self, node: Node, node_name: str, read: set[Value]) -> list[str]:
         several = len(node.outputs) > 1
@@ -243,7 +245,8 @@ class Writer:
             elif several and node.function is not None:
                 outputs.append(self.names.give(value, f"{node_name}.{node.function.output_names[i]}"))
             else:
-                outputs.append(self.names.give(value, f"{node_name}:{i}" if several and i else node_name))
+                name = value.name if node.note is not None and value.name else node_name
+                outputs.append(self.names.give(value, f"{node_name}:{i}" if several and i and not value.name else name))
         if node.function is None:
             while outputs and not outputs[-1]:
                 outputs.pop()
@@ -299,8 +302,41 @@ class _Scope(Names):
         return self._outer.fresh_node(name)
 
 
+def node_proto(
+    node: Node, inputs: Sequence[str], outputs: Sequence[str], name: str | None, overload: str | None = None
+) -> onnx.NodeProto:
+    """Return a node as protobuf; one that was read from a file with all that the file says of it."""
+    domain = node.domain or (None if node.note is not None else "")
+    proto = helper.make_node(node.op_type, inputs, outputs, name=name, domain=domain, overload=overload)
+    attributes = node.attributes.items() if node.note is not None else sorted(node.attributes.items())
+    for key, value in attributes:
+        if node.note is not None and key in node.note.attributes:
+            proto.attribute.add().MergeFromString(node.note.attributes[key])
+        else:
+            proto.attribute.append(attribute_proto(key, value))
+    if node.note is not None:
+        proto.MergeFromString(node.note.rest)
+    return proto
+
+
+def constant_proto(node: Constant, output: str, name: str | None) -> onnx.NodeProto:
+    """Return a constant that was read from a file as the Constant node that it was."""
+    assert node.note is not None
+    proto = helper.make_node("Constant", [], [output], name=name)
+    if node.note.attributes:
+        for data in node.note.attributes.values():
+            proto.attribute.add().MergeFromString(data)
+    else:
+        proto.attribute.append(attribute_proto("value", node.array))
+    proto.MergeFromString(node.note.rest)
+    return proto
+
+
 def attribute_proto(name: str, value: Any) -> onnx.AttributeProto:
     """Return an attribute as protobuf; the Python type tells its kind, as `schema.plain_attributes` made it."""
+    if isinstance(value, Opaque):
+        opaque: onnx.AttributeProto = onnx.AttributeProto.FromString(value.data)
+        return opaque
     if isinstance(value, np.ndarray):
         value = numpy_helper.from_array(value)
     if isinstance(value, tuple) and not value:

@@ -79,9 +79,10 @@ class TreeNames:
         for node in nodes:
             if isinstance(node, Leaf):
                 continue
-            base = self._base(node, names)
+            is_noted = node.note is not None and node.note.name != ""
+            base = node.note.name if node.note is not None and is_noted else self._base(node, names)
             counts[base] = number = counts.get(base, 0) + 1
-            is_plain = not node.layers and node.origin is None and node.tag not in (BACKWARD, UPDATE)
+            is_plain = not is_noted and not node.layers and node.origin is None and node.tag not in (BACKWARD, UPDATE)
             names[node] = f"{base}{number}" if is_plain else base if number == 1 else f"{base}_{number}"
         return names
 

@@ -18,6 +18,7 @@ from renom_onnx.graph.site import Site, user_site
 
 if TYPE_CHECKING:
     from renom_onnx.graph.function import Function
+    from renom_onnx.graph.note import Note
 
 Dim = int | str
 """A size: a number, or the name of a symbol such as "N"."""
@@ -98,6 +99,7 @@ class Node:
         "is_cut",
         "layers",
         "loss",
+        "note",
         "op_type",
         "opset",
         "origin",
@@ -131,6 +133,7 @@ class Node:
         forward: Node | None = None,
         origin: Node | None = None,
         is_cut: bool = False,
+        note: Note | None = None,
     ) -> None:
         self.op_type = op_type
         self.domain = domain
@@ -142,6 +145,7 @@ class Node:
         self.opset = opset
         self.site = site if site is not None else user_site()
         self.layers = layers
+        self.note = note  # of a node that was read from a file
         self.forward = forward  # of a gradient node: the node that it differentiates
         self.origin = origin  # of a node that stands for another one in training: that one
         self.training_copies: list[weakref.ref[Node]] = []
@@ -229,14 +233,18 @@ class Leaf(Node):
 
 
 class Constant(Leaf):
-    """An array that belongs to the graph's structure: axes, shapes, the numbers in a formula. Not printed."""
+    """An array that belongs to the graph's structure: axes, shapes, the numbers in a formula. Not printed.
+
+    One with a note is a Constant node of a file, others are initializers.
+    """
 
     __slots__ = ("_key", "array")
     label = "Constant"
     connects = False
 
-    def __init__(self, array: np.ndarray[Any, Any], *, site: Site | None = None) -> None:
+    def __init__(self, array: np.ndarray[Any, Any], *, site: Site | None = None, note: Note | None = None) -> None:
         super().__init__(array.dtype, array.shape, site=site)
+        self.note = note
         self.array = array
         self._key: bytes | None = None
 
@@ -263,6 +271,16 @@ class Static(Leaf):
     def fresh(self) -> Static:
         """Return a static variable of the same array."""
         return Static(self.array, is_batch=self.is_batch)
+
+
+class Fixed(Static):
+    """An array of a file that no training changes and that is no constant of the structure, such as an integer table.
+
+    Like a parameter it is a leaf of every tree that uses it and connects none.
+    """
+
+    __slots__ = ()
+    connects = False
 
 
 class Input(Leaf):

@@ -18,6 +18,7 @@ from onnx import defs, helper, numpy_helper, shape_inference
 
 from renom_onnx.errors import ConversionError, DTypeError, ShapeError
 from renom_onnx.graph.node import Dim, Shape, type_text, unknown_dim
+from renom_onnx.graph.note import Opaque
 from renom_onnx.graph.site import Site, created_at
 
 DEFAULT_OPSET = 18
@@ -292,6 +293,9 @@ def _node_proto(
     names = ["" if t is None else f"i{k}" for k, t in enumerate(types)]
     node = helper.make_node(op.name, names, [f"o{k}" for k in range(n_outputs)], domain=op.domain)
     for name, value in attributes.items():
+        if isinstance(value, Opaque):
+            node.attribute.append(onnx.AttributeProto.FromString(value.data))
+            continue
         if isinstance(value, np.ndarray):
             value = numpy_helper.from_array(value)
         attribute_type = getattr(onnx.AttributeProto, op.attributes[name].kind.upper())

@@ -67,7 +67,7 @@ BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], None], Callable[[onnx.ModelP
     "an attribute without a value": (
         no_value,
         vjp,
-        "load: an attribute must have a name and a value, got 'alpha' of node 'dense1/Gemm'.",
+        "load: an attribute must have a name of its own and a value, got 'alpha' of node 'dense1/Gemm'.",
     ),
     "a binding to no output": (
         no_output,
