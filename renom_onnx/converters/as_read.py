@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import numpy_helper
 
-from renom_onnx.converters.importer import captured
+from renom_onnx.converters.encoding import copy_field, graph_shell
 from renom_onnx.converters.writer import constant_proto, node_proto
+from renom_onnx.graph.body import Body, attribute_bodies, operand_count
 from renom_onnx.graph.node import Constant, Mutable, Node, Static, Value
-from renom_onnx.graph.note import Opaque
 
 
 def shell_of(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -18,40 +18,31 @@ def shell_of(model: onnx.ModelProto) -> onnx.ModelProto:
     shell = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
-            _copy_field(shell, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name not in ("node", "initializer"):
-            _copy_field(shell.graph, field.name, value)
-    for tensor in model.graph.initializer:
-        shell.graph.initializer.add(
-            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
-        )
+            copy_field(shell, field.name, value)
+    shell.graph.CopyFrom(graph_shell(model.graph))
     return shell
-
-
-def _copy_field(target: object, name: str, value: object) -> None:
-    if isinstance(value, str | int | bytes):
-        setattr(target, name, value)
-    elif hasattr(value, "CopyFrom"):
-        getattr(target, name).CopyFrom(value)
-    else:
-        getattr(target, name).extend(value)
 
 
 def model_as_read(shell: onnx.ModelProto, nodes: Iterable[Node], initializers: Mapping[str, Value]) -> onnx.ModelProto:
     """Return the model of a shell with its nodes again, and with today's values of its initializers."""
     model = onnx.ModelProto()
     model.CopyFrom(shell)
-    del model.graph.initializer[:]
-    for tensor in shell.graph.initializer:
+    _fill(model.graph, nodes, initializers)
+    return model
+
+
+def _fill(graph: onnx.GraphProto, nodes: Iterable[Node], initializers: Mapping[str, Value]) -> None:
+    """Give a shell its nodes, and its initializers the values of the leaves of these names."""
+    tensors = list(graph.initializer)
+    del graph.initializer[:]
+    for tensor in tensors:
         leaf = initializers[tensor.name].node
         assert isinstance(leaf, Constant | Static | Mutable)
         written = numpy_helper.from_array(leaf.array, tensor.name)
         if tensor.doc_string:
             written.doc_string = tensor.doc_string
-        model.graph.initializer.append(written)
-    model.graph.node.extend(as_read(node) for node in nodes)
-    return model
+        graph.initializer.append(written)
+    graph.node.extend(as_read(node) for node in nodes)
 
 
 def as_read(node: Node) -> onnx.NodeProto:
@@ -60,11 +51,17 @@ def as_read(node: Node) -> onnx.NodeProto:
     name = node.note.name or None
     if isinstance(node, Constant):
         return constant_proto(node, node.output.name or "", name)
-    inputs = ["" if value is None else str(value.name) for value in node.inputs]
-    bodies = [onnx.AttributeProto.FromString(v.data) for v in node.attributes.values() if isinstance(v, Opaque)]
-    if bodies:
-        inputs = inputs[: len(inputs) - len(captured(onnx.NodeProto(attribute=bodies)))]
+    inputs = ["" if value is None else str(value.name) for value in node.inputs[: operand_count(node)]]
+    graphs = [_body_as_read(body) for _, body in attribute_bodies(node.attributes)]
     outputs = [value.name or "" for value in node.outputs]
     while node.function is not None and outputs and not outputs[-1]:
         outputs.pop()  # a call may leave the last ones out
-    return node_proto(node, inputs, outputs, name, node.note.overload or None)
+    return node_proto(node, inputs, outputs, name, node.note.overload or None, graphs)
+
+
+def _body_as_read(body: Body) -> onnx.GraphProto:
+    assert body.note is not None
+    graph: onnx.GraphProto = onnx.GraphProto.FromString(body.note)
+    own = {str(node.output.name): node.output for node in body.nodes if isinstance(node, Constant)}
+    _fill(graph, (node for node in body.nodes if node.note is not None), own)
+    return graph

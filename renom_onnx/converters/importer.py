@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
+from onnx import inliner, shape_inference, version_converter
 
-from renom_onnx.converters.writer import attribute_proto
+from renom_onnx.converters.encoding import array_of, constant_array, graph_shell, note_of, plain_attribute
 from renom_onnx.errors import ConversionError, RenomError, first_line
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import WITH_BODIES, Body, Type, attribute_bodies, formal_types, output_types
 from renom_onnx.graph.function import Function
 from renom_onnx.graph.node import Constant, Fixed, Input, Leaf, Node, Shape, Value, known_array, unknown_dim
-from renom_onnx.graph.note import Note, Opaque
 from renom_onnx.graph.site import Site
 
-LONGEST_NOTE = 1 << 16
-"""Bytes of an attribute up to which its own encoding is kept; longer tensors are written anew."""
-
 MakeLeaf = Callable[[str, np.ndarray[Any, Any]], Leaf]
+
+NO_TENSOR: Type = (np.dtype(object), None)
+"""The type of what is a sequence or optional, or of what no type is known."""
 
 
 @dataclass
@@ -80,20 +80,6 @@ def _parsed(model: str | os.PathLike[str] | bytes, what: str) -> onnx.ModelProto
     if not proto.HasField("graph"):
         raise ConversionError(f"load: the model must be a complete ONNX file, got {what}, which holds no graph.")
     return proto
-
-
-def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
-    """Return the array of a tensor.
-
-    Raises:
-        ConversionError: it does not hold what its type and sizes say.
-    """
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except Exception as e:  # of any type, from wherever a broken tensor leads
-        raise ConversionError(
-            f"load: a tensor must hold what its type and sizes say, got {tensor.name!r}: {first_line(e)}."
-        ) from e
 
 
 def default_opset(model: onnx.ModelProto) -> int:
@@ -184,7 +170,7 @@ def _inferred_types(model: onnx.ModelProto) -> dict[str, tuple[np.dtype[Any], Sh
 def value_type(proto: onnx.TypeProto) -> tuple[np.dtype[Any], Shape | None]:
     """Return element type and shape; what is no tensor is an object of unknown shape, which no gradient passes."""
     if not proto.HasField("tensor_type"):
-        return np.dtype(object), None
+        return NO_TENSOR
     tensor = proto.tensor_type
     dtype = schema.dtype_of(tensor.elem_type)
     if not tensor.HasField("shape"):
@@ -206,6 +192,7 @@ class _Reader:
         nodes: list[tuple[Node, onnx.NodeProto]],
         attributes: Mapping[str, onnx.AttributeProto] | None = None,
         domains: Mapping[str, int] | None = None,
+        outer: _Reader | None = None,
     ) -> None:
         self._opset = opset
         self._functions = functions
@@ -214,6 +201,8 @@ class _Reader:
         self._nodes = nodes
         self._attributes = attributes
         self._domains = domains or {}
+        self._outer = outer  # of a body: the reader of what is around it
+        self._captured: dict[Value, Value] = {}  # of a body: what stands inside for what is outside
 
     def read(self, protos: Sequence[onnx.NodeProto]) -> None:
         for proto in protos:
@@ -227,9 +216,9 @@ class _Reader:
     def _node(self, proto: onnx.NodeProto) -> Node:
         site: Site = (proto.name or next((name for name in proto.output if name), proto.op_type), 0)
         inputs = [self._value(name, proto) if name else None for name in proto.input]
-        inputs += [self._values[name] for name in captured(proto) if name in self._values]
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         attributes = self._plain(proto)
+        inputs += self._read_bodies(proto, inputs, attributes)
         note = note_of(proto, self._domains.get(proto.domain, 1))
         function = self._functions.get((proto.domain, proto.op_type, proto.overload))
         if function is not None:
@@ -261,12 +250,78 @@ class _Reader:
         )
 
     def _value(self, name: str, proto: onnx.NodeProto) -> Value:
-        if name not in self._values:
+        value = self._find(name)
+        if value is None:
             node = proto.name or proto.op_type
             raise ConversionError(
                 f"load: every input must be written before it is read, got {name} read by node {node}."
             )
-        return self._values[name]
+        return value
+
+    def _find(self, name: str) -> Value | None:
+        """Return the value of a name; in a body, one from outside gets a leaf that stands for it."""
+        value = self._values.get(name)
+        if value is None and self._outer is not None and (outside := self._outer._find(name)) is not None:
+            value = Input(outside.dtype, outside.shape, name=name, known=known_array(outside)).output
+            self._values[name] = value
+            self._captured[value] = outside
+        return value
+
+    def _read_bodies(
+        self, proto: onnx.NodeProto, inputs: Sequence[Value | None], attributes: dict[str, Any]
+    ) -> list[Value]:
+        """Read the graphs among the attributes and return what they capture."""
+        types = [None if v is None else (v.dtype, v.shape) for v in inputs]
+        formals = formal_types(proto.op_type, attributes, types)
+        outside: dict[Body, tuple[Value, ...]] = {}
+
+        def read(graph: onnx.GraphProto) -> Body:
+            body, captured = self._body(graph, formals, proto)
+            outside[body] = captured
+            return body
+
+        for name, value in attributes.items():
+            if isinstance(value, onnx.GraphProto):
+                attributes[name] = read(value)
+            elif isinstance(value, tuple) and value and isinstance(value[0], onnx.GraphProto):
+                attributes[name] = tuple(map(read, value))
+        return [value for _, body in attribute_bodies(attributes) for value in outside[body]]
+
+    def _body(
+        self, graph: onnx.GraphProto, types: Sequence[Type | None], proto: onnx.NodeProto
+    ) -> tuple[Body, tuple[Value, ...]]:
+        """Return a graph in an attribute, and the values that it captures."""
+        declared = {info.name: value_type(info.type) for info in [*graph.input, *graph.value_info, *graph.output]}
+        values, formals = {}, []
+        for i, info in enumerate(graph.input):
+            dtype, shape = declared[info.name]
+            known = types[i] if i < len(types) else None
+            if known is not None and shape is None:
+                dtype, shape = known[0] if (dtype, shape) == NO_TENSOR else dtype, known[1]
+            values[info.name] = Input(dtype, shape, name=info.name).output
+            formals.append(values[info.name])
+        initializers: list[Node] = []
+        for tensor in graph.initializer:
+            leaf = Constant(array_of(tensor))
+            leaf.output.name = tensor.name
+            values[tensor.name] = leaf.output
+            initializers.append(leaf)
+        reader = _Reader(
+            self._opset,
+            self._functions,
+            {name: t for name, t in declared.items() if t != NO_TENSOR},
+            values,
+            [],
+            self._attributes,
+            self._domains,
+            self,
+        )
+        reader.read(graph.node)
+        outputs = tuple(reader._value(info.name, proto) for info in graph.output)
+        nodes = (*initializers, *(node for node, _ in reader._nodes))
+        note = graph_shell(graph).SerializeToString(deterministic=True)
+        body = Body(graph.name, tuple(formals), tuple(reader._captured), outputs, nodes, note)
+        return body, tuple(reader._captured.values())
 
     def _plain(self, proto: onnx.NodeProto) -> dict[str, Any]:
         plain: dict[str, Any] = {}
@@ -296,14 +351,18 @@ class _Reader:
     ) -> list[tuple[np.dtype[Any], Shape | None]]:
         known = [self._types.get(name) for name in proto.output]
         if all(t is not None and t[1] is not None for t, name in zip(known, proto.output, strict=True) if name):
-            return [t if t is not None else (np.dtype(object), None) for t in known]
+            return [t if t is not None else NO_TENSOR for t in known]
+        operands = [None if v is None else (v.dtype, v.shape) for v in inputs]
         try:
-            op = schema.operator(proto.op_type, self._opset if domain == "" else self._domains.get(domain, 1), domain)
-            data = {i: a for i, v in enumerate(inputs) if (a := known_array(v)) is not None and a.size <= 1024}
-            operands = [None if v is None else (v.dtype, v.shape) for v in inputs]
-            inferred = schema.infer(op, self._opset, attributes, operands, data, len(proto.output), site)
+            if domain == "" and proto.op_type in WITH_BODIES:
+                inferred = output_types(proto.op_type, attributes, operands)
+            else:
+                version = self._opset if domain == "" else self._domains.get(domain, 1)
+                op = schema.operator(proto.op_type, version, domain)
+                data = {i: a for i, v in enumerate(inputs) if (a := known_array(v)) is not None and a.size <= 1024}
+                inferred = schema.infer(op, self._opset, attributes, operands, data, len(proto.output), site)
         except (RenomError, TypeError, ValueError):
-            inferred = [(np.dtype(object), None)] * len(proto.output)
+            inferred = [NO_TENSOR] * len(proto.output)
         return [
             a if a is not None and (a[1] is not None or b[1] is None) else b
             for a, b in zip(known, inferred, strict=True)
@@ -330,76 +389,6 @@ class _Reader:
             (*function.attribute, *(a.name for a in function.attribute_proto)),
             function.doc_string,
         )
-
-
-_OPAQUE = {
-    getattr(onnx.AttributeProto, f"{kind}{plural}")
-    for kind in ("GRAPH", "TYPE_PROTO", "SPARSE_TENSOR")
-    for plural in ("", "S")
-}
-
-
-def plain_attribute(attribute: onnx.AttributeProto) -> Any:
-    """Return the value of an attribute in plain types; what has none is carried as it is."""
-    if attribute.type in _OPAQUE:
-        return Opaque(attribute.SerializeToString(deterministic=True))
-    if attribute.type == onnx.AttributeProto.TENSOR:
-        return array_of(attribute.t)
-    if attribute.type == onnx.AttributeProto.TENSORS:
-        return tuple(array_of(tensor) for tensor in attribute.tensors)
-    try:
-        return schema._plain(helper.get_attribute_value(attribute))
-    except (UnicodeDecodeError, ValueError):
-        return Opaque(attribute.SerializeToString(deterministic=True))
-
-
-def note_of(proto: onnx.NodeProto, version: int) -> Note:
-    """Return what the file says of a node beside operator, operands and attributes.
-
-    Args:
-        proto: the node.
-        version: of its domain.
-    """
-    attributes = {}
-    for attribute in proto.attribute:
-        if attribute.ref_attr_name:
-            continue
-        value = plain_attribute(attribute)
-        if isinstance(value, Opaque):
-            continue
-        data = attribute.SerializeToString(deterministic=True)
-        is_number = proto.op_type == "Constant" and attribute.name != "value"
-        if is_number or (len(data) <= LONGEST_NOTE and _differs(data, attribute.name, value)):
-            attributes[attribute.name] = data
-    rest = onnx.NodeProto()
-    rest.CopyFrom(proto)
-    for name in ("input", "output", "op_type", "attribute"):
-        rest.ClearField(name)
-    for name in ("name", "domain", "overload"):
-        if getattr(proto, name) not in ("", "ai.onnx"):  # an empty one, written down, is kept
-            rest.ClearField(name)
-    version = version if proto.domain not in ("", "ai.onnx") else 0
-    return Note(proto.name, rest.SerializeToString(deterministic=True), attributes, version, proto.overload)
-
-
-def _differs(data: bytes, name: str, value: Any) -> bool:
-    """Whether the attribute would be written otherwise than the file has it."""
-    return bool(attribute_proto(name, value).SerializeToString(deterministic=True) != data)
-
-
-def constant_array(attributes: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
-    """Return the array of a Constant node, None for one that is carried as it is."""
-    if len(attributes) != 1:
-        return None
-    ((name, value),) = attributes.items()
-    types = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-    if name == "value" and isinstance(value, np.ndarray):
-        return value
-    if name in types and not isinstance(value, Opaque):
-        return np.array(value, types[name])
-    if name in ("value_string", "value_strings") and not isinstance(value, Opaque):
-        return np.array(value, object)
-    return None
 
 
 def captured(proto: onnx.NodeProto) -> list[str]:

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.importer import array_of, captured
+from renom_onnx.converters.encoding import array_of
+from renom_onnx.converters.importer import captured
 from renom_onnx.errors import ConversionError
 
 
@@ -210,6 +211,8 @@ def _called(nodes: Iterable[onnx.NodeProto], functions: dict[Any, onnx.FunctionP
     stack = list(nodes)
     while stack:
         node = stack.pop()
+        for attribute in node.attribute:
+            stack.extend(inner for graph in [attribute.g, *attribute.graphs] for inner in graph.node)
         key = (node.domain, node.op_type, node.overload)
         if key in functions and key not in used:
             used.add(key)

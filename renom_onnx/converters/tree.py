@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.writer import FunctionTable, Names, Writer, read_values, value_info
+from renom_onnx.converters.names import Names
+from renom_onnx.converters.writer import FunctionTable, Writer, read_values, value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.distributor import Stream

@@ -9,7 +9,8 @@ import onnx
 from onnx import helper
 
 from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph, read_model
-from renom_onnx.converters.writer import FunctionTable, Names, Writer, read_values, value_info
+from renom_onnx.converters.names import Names
+from renom_onnx.converters.writer import FunctionTable, Writer, read_values, value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.backward import reverse_walk

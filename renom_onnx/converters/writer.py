@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from renom_onnx.converters.names import BodyNames, CallNames, Names
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import Body, attribute_bodies, captures, operand_count
 from renom_onnx.graph.function import DOMAIN_VERSION, Function
 from renom_onnx.graph.node import UNKNOWN_DIM, Constant, Node, Shape, Value, ancestors
 from renom_onnx.graph.note import Opaque
-
-
-class Names:
-    """Names of the values and nodes of one graph; every name is given once."""
-
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self._taken = set(taken)
-        self._values: dict[Value, str] = {}
-        self._nodes: set[str] = set()
-        self._numbers: dict[tuple[bool, str], int] = {}
-
-    def fresh(self, name: str) -> str:
-        """Return the name, with a number if it is taken, and take it."""
-        return self._number(name, self._taken, of_node=False)
-
-    def fresh_node(self, name: str) -> str:
-        """Return a node name likewise; nodes and values do not share names."""
-        return self._number(name, self._nodes, of_node=True)
-
-    def _number(self, name: str, taken: set[str], *, of_node: bool) -> str:
-        """Return the name with the smallest number that is free; the last one is kept, so that this is no search."""
-        unique = name
-        if name in taken:
-            number = self._numbers.get((of_node, name), 2)
-            while (unique := f"{name}_{number}") in taken:
-                number += 1
-            self._numbers[of_node, name] = number + 1
-        taken.add(unique)
-        return unique
-
-    def give(self, value: Value, name: str) -> str:
-        """Name a value, or return the name that it has."""
-        if value not in self._values:
-            self._values[value] = self.fresh(name)
-        return self._values[value]
-
-    def fix(self, value: Value, name: str) -> None:
-        """Give a value exactly this name."""
-        self._taken.add(name)
-        self._values[value] = name
-
-    def of(self, value: Value) -> str:
-        """Return the name of a value that has one."""
-        return self._values[value]
-
-    def __contains__(self, value: Value) -> bool:
-        return value in self._values
 
 
 def read_values(nodes: Iterable[Node], wanted: Iterable[Value]) -> set[Value]:
@@ -83,9 +38,13 @@ class FunctionTable:
 
     def __init__(self, nodes: Iterable[Node], read: set[Value], reserved: Iterable[tuple[str, str]] = ()) -> None:
         self._called: dict[Node, Function] = {}
-        for node in nodes:
-            if node.function is not None:
-                self._called[node] = node.function.restricted(tuple(v in read for v in node.outputs))
+        parts = [(nodes, read)]
+        for inner, read_there in parts:
+            for node in inner:
+                if node.function is not None:
+                    self._called[node] = node.function.restricted(tuple(v in read_there for v in node.outputs))
+                for _, body in attribute_bodies(node.attributes):
+                    parts.append((body.nodes, read_values(body.nodes, body.outputs)))
         self._functions = list(dict.fromkeys(self._called.values()))
         digests: dict[tuple[str, str], set[str]] = {key: {"reserved"} for key in reserved}
         for function in self._functions:
@@ -139,7 +98,7 @@ def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto
     writer = Writer(names, inline=True, in_function=True)
     body = function.body()
     writer.write(body, read_values(body, function.outputs))
-    domains = {node.domain for node in writer.nodes}
+    domains = _domains(writer.nodes)
     imports = [helper.make_opsetid("", function.opset)]
     imports += [helper.make_opsetid(domain, DOMAIN_VERSION) for domain in sorted(domains - {""})]
     return helper.make_function(
@@ -153,6 +112,17 @@ def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto
         doc_string=function.doc or None,
         overload=overload or None,
     )
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Return the domains of the nodes and of the nodes in their graphs."""
+    domains = set()
+    for node in nodes:
+        domains.add(node.domain)
+        for attribute in node.attribute:
+            for graph in [attribute.g, *attribute.graphs]:
+                domains |= _domains(graph.node)
+    return domains
 
 
 class Writer:
@@ -232,7 +202,29 @@ class Writer:
             overload = self._functions.overload(function)
             outputs = outputs if function is node.function else [name for name in outputs if name]
         name = None if self._in_function else node_name
-        self.nodes.append(node_proto(node, inputs, outputs, name, overload))
+        graphs = [self._graph(body, outside, node_name) for body, outside in captures(node)]
+        self.nodes.append(node_proto(node, inputs[: operand_count(node)], outputs, name, overload, graphs))
+
+    def _graph(self, body: Body, outside: Sequence[Value | None], node_name: str) -> onnx.GraphProto:
+        """Return a body of a node, which reads values from outside by their names."""
+        names = BodyNames(self.names)
+        for formal, value in zip(body.captures, outside, strict=True):
+            assert value is not None
+            names.see(formal, self.names.of(value))
+        for value in [*body.inputs, *(v for node in body.nodes for v in node.outputs)]:
+            if value.name:
+                names.give(value, value.name)
+        node_names = {n: (n.note.name if n.note else "") or f"{node_name}/{n.op_type}" for n in body.nodes}
+        writer = Writer(
+            names,
+            functions=self._functions,
+            inline=self._inline,
+            in_function=self._in_function,
+            node_names={} if self._in_function else node_names,
+        )
+        writer.write(body.nodes, read_values(body.nodes, body.outputs))
+        inputs, outputs = ([_inner_info(names.of(v), v) for v in values] for values in (body.inputs, body.outputs))
+        return helper.make_graph(writer.nodes, body.name, inputs, outputs, writer.initializers)
 
     def _outputs(self, node: Node, node_name: str, read: set[Value]) -> list[str]:
         several = len(node.outputs) > 1
@@ -275,7 +267,7 @@ class Writer:
         wanted = [(v, name) for v, name in zip(function.outputs, outputs, strict=True) if name]
         formals = {value.node for value in function.inputs}
         body = [node for node in ancestors([v for v, _ in wanted], formals) if node not in formals]
-        inner = _Scope(self.names, prefix)
+        inner = CallNames(self.names, prefix)
         for value, name in zip(function.inputs, [*inputs, *[""] * len(function.inputs)], strict=False):
             inner.fix(value, name)
         for value, name in wanted:
@@ -287,36 +279,51 @@ class Writer:
         self.initializers += writer.initializers
 
 
-class _Scope(Names):
-    """Names inside a call that is written out: values are the call's own, names are the graph's."""
-
-    def __init__(self, outer: Names, prefix: str) -> None:
-        super().__init__()
-        self._outer = outer
-        self._prefix = prefix
-
-    def fresh(self, name: str) -> str:
-        return self._outer.fresh(name if name.startswith(self._prefix) else f"{self._prefix}/{name}")
-
-    def fresh_node(self, name: str) -> str:
-        return self._outer.fresh_node(name)
-
-
 def node_proto(
-    node: Node, inputs: Sequence[str], outputs: Sequence[str], name: str | None, overload: str | None = None
+    node: Node,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    name: str | None,
+    overload: str | None = None,
+    graphs: Iterable[onnx.GraphProto] = (),
 ) -> onnx.NodeProto:
-    """Return a node as protobuf; one that was read from a file with all that the file says of it."""
+    """Return a node as protobuf; one that was read from a file with all that the file says of it.
+
+    Args:
+        node: the node.
+        inputs: names of the operands.
+        outputs: names of the outputs.
+        name: of the node.
+        overload: of the function that it calls.
+        graphs: the node's bodies, in the order of `captures`.
+    """
     domain = node.domain or (None if node.note is not None else "")
     proto = helper.make_node(node.op_type, inputs, outputs, name=name, domain=domain, overload=overload)
     attributes = node.attributes.items() if node.note is not None else sorted(node.attributes.items())
-    for key, value in attributes:
+    left = iter(graphs)
+    written = {key: _written(value, left) for key, value in sorted(node.attributes.items())}
+    for key, _ in attributes:
         if node.note is not None and key in node.note.attributes:
             proto.attribute.add().MergeFromString(node.note.attributes[key])
         else:
-            proto.attribute.append(attribute_proto(key, value))
+            proto.attribute.append(attribute_proto(key, written[key]))
     if node.note is not None:
         proto.MergeFromString(node.note.rest)
     return proto
+
+
+def _written(value: Any, graphs: Iterator[onnx.GraphProto]) -> Any:
+    """Return the value of an attribute with the next graphs in the place of its bodies."""
+    if isinstance(value, tuple):
+        return tuple(_written(v, graphs) for v in value)
+    return next(graphs) if isinstance(value, Body) else value
+
+
+def _inner_info(name: str, value: Value) -> onnx.ValueInfoProto:
+    """Return name and type of a body's input or output, the name alone of what is no tensor."""
+    if value.dtype == object and value.shape is None:
+        return onnx.ValueInfoProto(name=name)
+    return value_info(name, value.dtype, value.shape)
 
 
 def constant_proto(node: Constant, output: str, name: str | None) -> onnx.NodeProto:

@@ -1,0 +1,128 @@
+"""The encoding of a file: arrays, attributes and what a file says of a node or graph beside what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from renom_onnx.converters.writer import attribute_proto
+from renom_onnx.errors import ConversionError, first_line
+from renom_onnx.graph import schema
+from renom_onnx.graph.note import Note, Opaque
+
+LONGEST_NOTE = 1 << 16
+"""Bytes of an attribute up to which its own encoding is kept; longer tensors are written anew."""
+
+
+def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    """Return the array of a tensor.
+
+    Raises:
+        ConversionError: it does not hold what its type and sizes say.
+    """
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as e:  # of any type, from wherever a broken tensor leads
+        raise ConversionError(
+            f"load: a tensor must hold what its type and sizes say, got {tensor.name!r}: {first_line(e)}."
+        ) from e
+
+
+_OPAQUE = {
+    getattr(onnx.AttributeProto, f"{kind}{plural}") for kind in ("TYPE_PROTO", "SPARSE_TENSOR") for plural in ("", "S")
+}
+
+
+_GRAPHS = {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
+
+
+def plain_attribute(attribute: onnx.AttributeProto) -> Any:
+    """Return the value of an attribute in plain types; what has none is carried as it is, graphs are left to others."""
+    if attribute.type in _GRAPHS:
+        return attribute.g if attribute.type == onnx.AttributeProto.GRAPH else tuple(attribute.graphs)
+    if attribute.type in _OPAQUE:
+        return Opaque(attribute.SerializeToString(deterministic=True))
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return array_of(attribute.t)
+    if attribute.type == onnx.AttributeProto.TENSORS:
+        return tuple(array_of(tensor) for tensor in attribute.tensors)
+    try:
+        return schema._plain(helper.get_attribute_value(attribute))
+    except (UnicodeDecodeError, ValueError):
+        return Opaque(attribute.SerializeToString(deterministic=True))
+
+
+def note_of(proto: onnx.NodeProto, version: int) -> Note:
+    """Return what the file says of a node beside operator, operands and attributes.
+
+    Args:
+        proto: the node.
+        version: of its domain.
+    """
+    attributes = {}
+    for attribute in proto.attribute:
+        if attribute.ref_attr_name or attribute.type in _GRAPHS:
+            continue
+        value = plain_attribute(attribute)
+        if isinstance(value, Opaque):
+            continue
+        data = attribute.SerializeToString(deterministic=True)
+        is_number = proto.op_type == "Constant" and attribute.name != "value"
+        if is_number or (len(data) <= LONGEST_NOTE and _differs(data, attribute.name, value)):
+            attributes[attribute.name] = data
+    rest = onnx.NodeProto()
+    rest.CopyFrom(proto)
+    for name in ("input", "output", "op_type", "attribute"):
+        rest.ClearField(name)
+    for name in ("name", "domain", "overload"):
+        if getattr(proto, name) not in ("", "ai.onnx"):  # an empty one, written down, is kept
+            rest.ClearField(name)
+    version = version if proto.domain not in ("", "ai.onnx") else 0
+    return Note(proto.name, rest.SerializeToString(deterministic=True), attributes, version, proto.overload)
+
+
+def _differs(data: bytes, name: str, value: Any) -> bool:
+    """Whether the attribute would be written otherwise than the file has it."""
+    return bool(attribute_proto(name, value).SerializeToString(deterministic=True) != data)
+
+
+def constant_array(attributes: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
+    """Return the array of a Constant node, None for one that is carried as it is."""
+    if len(attributes) != 1:
+        return None
+    ((name, value),) = attributes.items()
+    types = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    if name == "value" and isinstance(value, np.ndarray):
+        return value
+    if name in types and not isinstance(value, Opaque):
+        return np.array(value, types[name])
+    if name in ("value_string", "value_strings") and not isinstance(value, Opaque):
+        return np.array(value, object)
+    return None
+
+
+def graph_shell(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Return the graph without its nodes and without the data of its initializers."""
+    shell = onnx.GraphProto()
+    for entry, value in graph.ListFields():
+        if entry.name not in ("node", "initializer"):
+            copy_field(shell, entry.name, value)
+    for tensor in graph.initializer:
+        shell.initializer.add(
+            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
+        )
+    return shell
+
+
+def copy_field(target: object, name: str, value: object) -> None:
+    """Set a field of a protobuf message to a value of its kind."""
+    if isinstance(value, str | int | bytes):
+        setattr(target, name, value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(target, name).CopyFrom(value)
+    else:
+        getattr(target, name).extend(value)
