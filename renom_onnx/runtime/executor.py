@@ -61,6 +61,7 @@ class TrainingExecutor:
         self.session = TrainingSession(as_bytes(model), devices[0] if devices else None)
         self._types = {spec.name: spec.dtype for spec in self.session.feeds}
         self._sources: dict[Mutable, Any] = {}
+        self._rates: dict[Mutable, Array] = {}
         self._events = Events("TrainingExecutor")
         self.history = History()
         self._n_steps = 0
@@ -154,8 +155,8 @@ class TrainingExecutor:
             feeds = converted(batch, self._types)
             if schedule is not None:
                 self._optimizer.learning_rate = schedule(self._n_steps)
-                self.session.learning_rate = self._optimizer.learning_rate
             self._emit("Step-Start")
+            self._push_rates()
             with self._user_lines(feeds):
                 loss = float(self.session.step(feeds))
             self._n_steps += 1
@@ -196,6 +197,13 @@ class TrainingExecutor:
         """Give the session what the program changed since the last epoch."""
         for leaf, name in self._names.items():
             if leaf.source is None or leaf.source is not self._sources.get(leaf):
+                self.session.write(name, leaf.array)
+
+    def _push_rates(self) -> None:
+        """Give the session the learning rates and weight decays that were assigned since the last step."""
+        for leaf, name in self._names.items():
+            if type(leaf) is Mutable and leaf.array is not self._rates.get(leaf):
+                self._rates[leaf] = leaf.array
                 self.session.write(name, leaf.array)
 
     def _pull(self) -> None:
