@@ -14,6 +14,7 @@ from renom_onnx.graph.arithmetic import Arithmetic
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.node import Leaf, Static, Value
+from renom_onnx.graph.setting import ElementSettings
 from renom_onnx.graph.site import created_at, user_site
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class GraphElement(Arithmetic):
+class GraphElement(Arithmetic, ElementSettings):
     """A value of a tree: evaluated when printed, never before.
 
     Elements are combined with operators, layers and functions of `renom_onnx.graph`; arrays and numbers are taken from
@@ -137,7 +138,9 @@ class GraphElement(Arithmetic):
 
     def _backward_pass(self) -> BackwardPass:
         node = self.output.node
-        if node.backward_pass is None or node.backward_pass.root is not self.output:
+        held: BackwardPass | None = node.backward_pass
+        if held is None or held.root is not self.output or held.forward.is_stale():
+            node.updates.clear()
             node.backward_pass = BackwardPass(self.output, opset=node.opset or schema.DEFAULT_OPSET)
         found: BackwardPass = node.backward_pass
         return found

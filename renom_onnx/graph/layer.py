@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,16 @@ from renom_onnx.errors import ShapeError
 from renom_onnx.graph import parameter as _parameter, seed, weights
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.parameter import Parameter, Statistic
+from renom_onnx.graph.setting import (
+    LayerSettings,
+    OneRegularizer,
+    OptimizerSetting,
+    RegularizerSetting,
+    apply_settings,
+    keep_inference,
+)
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility import initializer as _initializer
-
-if TYPE_CHECKING:
-    from renom_onnx.graph.optimizer import Optimizer
-    from renom_onnx.graph.regularizer import Regularizer
 
 _active = threading.local()
 
@@ -30,7 +33,7 @@ def current_layers() -> tuple[Layer, ...]:
     return getattr(_active, "layers", ())
 
 
-class Layer:
+class Layer(LayerSettings):
     """A callable that connects elements and owns parameters.
 
     Subclasses write `forward`, and take parameters with `parameter`. Arrays are accepted as inputs: their rows are the
@@ -38,6 +41,9 @@ class Layer:
 
     Args:
         activation: a layer, or the name of one that `Activation` knows, which is applied to the output.
+        optimizer: of the parameters, as `set_optimizer` takes it; default: that of the training.
+        parameter_decay: a penalty on the parameters, as `set_regularizer` takes it; ``{"w": L2(0.01)}`` leaves b alone.
+        weight_decay: the same for the parameters whose names begin with w.
 
     Attributes:
         params: the parameters by name, made at the first call; ``layer["w"]`` is ``layer.params["w"]``.
@@ -51,11 +57,18 @@ class Layer:
         [[2. 2.]]
     """
 
-    def __init__(self, *, activation: Layer | str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        activation: Layer | str | None = None,
+        optimizer: OptimizerSetting = None,
+        parameter_decay: RegularizerSetting = None,
+        weight_decay: OneRegularizer = None,
+    ) -> None:
         self.params: dict[str, GraphElement] = {}
         self._activation = _activation(activation)
-        self._rules: list[tuple[str, Any, str]] = []
         self._loaded: dict[str, np.ndarray[Any, Any]] = {}
+        super().__init__(optimizer, parameter_decay, weight_decay)
 
     def __call__(self, *inputs: Any) -> GraphElement:
         """Connect the inputs, elements or arrays, and return the output."""
@@ -68,6 +81,8 @@ class Layer:
                 output = self._activation(output)
         finally:
             _active.layers = outer
+        if self.is_in("inference"):
+            keep_inference(self, output.output, [x.output for x in elements])
         self._last_output = output
         return output
 
@@ -112,15 +127,22 @@ class Layer:
             draw = initializer if initializer is not None else _initializer.GlorotNormal()
             array = draw(sizes, seed.parameter_generator(), _parameter.precision)
             kind = Parameter if trainable else Statistic
-            self.params[name] = GraphElement(kind(array, self, name).output)
-            for holder in (*current_layers(), *(() if self in current_layers() else (self,))):
-                holder._apply_rules()
+            made = kind(array, self, name)
+            self.params[name] = GraphElement(made.output)
+            holders = dict.fromkeys((*current_layers(), self))
+            apply_settings(made, holders)
+            for holder in holders:
+                holder._take_loaded()
         found = self.params[name]
         if found.shape != sizes:
             raise ShapeError(
                 f"{where}: an input must fit the parameters of the first call, got one that needs {name} of shape "
                 f"{list(sizes)}, but {name} is {found.output}. Use a new {where} for it. {created_at(user_site())}"
             )
+        if trainable and any(layer.is_in("no_updates") for layer in (*current_layers(), self)):
+            from renom_onnx.graph.operators import stop_gradient  # which works on elements
+
+            return stop_gradient(found)
         return found
 
     def layers(self) -> Iterator[tuple[str, Layer]]:
@@ -129,8 +151,8 @@ class Layer:
             if not name.startswith("_"):
                 yield from _named_layers(name, value)
 
-    def parameters(self) -> Iterator[Parameter]:
-        """Yield the parameters of this layer and of all layers in it, each once."""
+    def held_layers(self) -> Iterator[Layer]:
+        """Yield this layer and all layers in it, each once; the activation is one of them."""
         seen: set[Layer] = set()
         stack: list[Layer] = [self]
         while stack:
@@ -138,11 +160,16 @@ class Layer:
             if current in seen:
                 continue
             seen.add(current)
-            for element in current.params.values():
-                assert isinstance(element.output.node, Parameter)
-                yield element.output.node
+            yield current
             held = [child for _, child in current.layers()]
             stack.extend(reversed(held if current._activation is None else [*held, current._activation]))
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield the parameters of this layer and of all layers in it, each once."""
+        for layer in self.held_layers():
+            for element in layer.params.values():
+                assert isinstance(element.output.node, Parameter)
+                yield element.output.node
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Yield names, as an export of this layer has them but for its own name, and parameters."""
@@ -157,68 +184,12 @@ class Layer:
                 name = f"{child.kind}{counts[child.kind]}"
             yield from child.named_parameters(f"{prefix}{name}.")
 
-    def set_updatable(self, is_updatable: bool, pattern: str = "*") -> None:
-        """Freeze parameters, or train them again; those that later calls make too.
-
-        Training graphs hold no gradient and no update of a frozen parameter. Running statistics are not parameters that
-        training updates and are left alone.
-
-        Args:
-            is_updatable: False freezes.
-            pattern: which parameters, by `named_parameters`' names, with the wildcards of `fnmatch`: ``"encoder.*"``.
-
-        Example:
-            >>> import numpy as np, renom_onnx as rm
-            >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Relu(), rm.graph.Dense(2)])
-            >>> model.set_updatable(False, "dense1.*")
-            >>> _ = model(np.ones((3, 5), np.float32))
-            >>> [name for name, parameter in model.named_parameters() if parameter.trainable]
-            ['dense2.w', 'dense2.b']
-        """
-        self._set("trainable", bool(is_updatable), pattern)
-
-    def set_optimizer(self, optimizer: Optimizer | None, pattern: str = "*") -> None:
-        """Give parameters an optimizer of their own; None takes it away again.
-
-        Args:
-            optimizer: updates these parameters, whatever optimizer the training is given.
-            pattern: which parameters, as for `set_updatable`.
-
-        Example:
-            >>> import numpy as np, renom_onnx as rm
-            >>> dense = rm.graph.Dense(2)
-            >>> dense.set_optimizer(rm.graph.Adam(0.001), "w")
-        """
-        self._set("optimizer", optimizer, pattern)
-
-    def set_regularizer(self, regularizer: Regularizer | None, pattern: str = "*") -> None:
-        """Add a penalty to the gradients of parameters; None takes it away again.
-
-        Args:
-            regularizer: such as ``rm.graph.L2(0.01)``.
-            pattern: which parameters, as for `set_updatable`; ``"*w"`` leaves the biases alone.
-
-        Example:
-            >>> import numpy as np, renom_onnx as rm
-            >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Dense(2)])
-            >>> model.set_regularizer(rm.graph.L2(0.01), "*w")
-        """
-        self._set("regularizer", regularizer, pattern)
-
-    def _set(self, setting: str, value: Any, pattern: str) -> None:
-        self._rules.append((setting, value, pattern))
-        self._apply_rules()
-
-    def _apply_rules(self) -> None:
-        """Apply what was set and loaded to the parameters that exist; a later call makes more of them."""
-        if not self._rules and not self._loaded:
-            return
-        for name, parameter in self.named_parameters():
-            for setting, value, pattern in self._rules:
-                if not isinstance(parameter, Statistic) and fnmatch.fnmatchcase(name, pattern):
-                    setattr(parameter, setting, value)
-            if name in self._loaded:
-                parameter.array = weights.checked(self._loaded.pop(name), name, parameter)
+    def _take_loaded(self) -> None:
+        """Give the parameters that exist what was loaded; a later call makes more of them."""
+        if self._loaded:
+            for name, parameter in self.named_parameters():
+                if name in self._loaded:
+                    parameter.array = weights.checked(self._loaded.pop(name), name, parameter)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all parameters, running statistics included, to an .npz file; written whole or not at all.
@@ -252,7 +223,7 @@ class Layer:
             ShapeError: a parameter has another shape.
         """
         self._loaded = weights.load(path, dict(self.named_parameters()), type(self).__name__)
-        self._apply_rules()
+        self._take_loaded()
 
     def __getitem__(self, name: Any) -> Any:
         """Return a parameter by its name."""

@@ -82,8 +82,8 @@ def as_regularizer(given: Regularizer | str | float | None, caller: str) -> Regu
         return given
     if isinstance(given, int | float):
         return L2(given) if given else None
-    if isinstance(given, str) and given.lower() in _NAMED:
-        return _NAMED[given.lower()]()
+    if (name := str(given).lower()) in _NAMED:
+        return _NAMED[name]()
     raise ConversionError(
         f"{caller}: a regularizer must be a Regularizer, a number or one of {', '.join(_NAMED)}, got {given!r}. "
         f"{created_at(user_site())}"

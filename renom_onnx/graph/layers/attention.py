@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import exact_axes, known_sizes
 from renom_onnx.graph.node import Constant as ConstantLeaf
 from renom_onnx.graph.operators import apply, integers
+from renom_onnx.graph.setting import Settings
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility.initializer import Constant, Initializer
 
@@ -26,6 +28,7 @@ class MultiHeadAttention(Layer):
         causal: position t attends to positions up to t only.
         initializer: of the four w; default GlorotNormal. The four b start at 0.
         bias: whether there are the four b.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w_q, w_k, w_v, w_o (E, E), where the keys' own size stands for the first E of w_k and w_v; b_q, b_k,
     b_v, b_o (E,).
@@ -46,9 +49,15 @@ class MultiHeadAttention(Layer):
     """
 
     def __init__(
-        self, heads: int, *, causal: bool = False, initializer: Initializer | None = None, bias: bool = True
+        self,
+        heads: int,
+        *,
+        causal: bool = False,
+        initializer: Initializer | None = None,
+        bias: bool = True,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__()
+        super().__init__(**settings)
         self.heads = heads
         self.causal = causal
         self.initializer = initializer

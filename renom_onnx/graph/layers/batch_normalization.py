@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Unpack
 
 from renom_onnx.errors import ShapeError
 from renom_onnx.graph.builder import Builder
@@ -14,6 +14,7 @@ from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of, known_sizes
 from renom_onnx.graph.node import Mutable, Value
 from renom_onnx.graph.operators import apply, apply_node, integers
+from renom_onnx.graph.setting import Settings
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.graph.training_form import TrainingForward
 from renom_onnx.utility.initializer import Constant, Initializer
@@ -56,7 +57,7 @@ class BatchNormalize(Layer):
         initializer: of w; default 1 (ReNom drew it at random). b starts at 0.
         unbiased: the running variance is that of a sample, n / (n - 1) times the batch's, as in PyTorch.
         mode: ReNom's words for the axis: "feature" is 1, "activation" is None.
-        activation: a layer or a name, applied to the output.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w, b and the statistics mean, var (C,), or the size of a sample with axis None. Mean and var are no
     parameters of the optimizer; freezing the layer does not stop them.
@@ -86,9 +87,9 @@ class BatchNormalize(Layer):
         *,
         unbiased: bool = False,
         mode: str | None = None,
-        activation: Layer | str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(activation=activation)
+        super().__init__(**settings)
         wanted = mode if mode is not None else axis
         if wanted not in (1, None, "feature", "activation"):
             raise ShapeError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of, known_sizes
 from renom_onnx.graph.operators import apply
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant, Initializer
 
 
@@ -30,8 +33,8 @@ class Bias(Layer):
         [[2. 3.]]
     """
 
-    def __init__(self, initializer: Initializer | None = None, *, activation: Layer | str | None = None) -> None:
-        super().__init__(activation=activation)
+    def __init__(self, initializer: Initializer | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
         self.initializer = initializer
 
     def forward(self, x: GraphElement) -> GraphElement:

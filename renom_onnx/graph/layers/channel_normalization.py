@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of, in_groups, known_sizes
 from renom_onnx.graph.node import Constant as ConstantLeaf, Value
 from renom_onnx.graph.operators import apply, integers
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant
 
 
@@ -43,6 +44,7 @@ class InstanceNormalize(Layer):
         gain: what g starts from.
         bias: what b starts from.
         epsilon: default 1e-5.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: g, b (C,).
 
@@ -54,8 +56,10 @@ class InstanceNormalize(Layer):
     Source: Ulyanov et al. 2016, arXiv:1607.08022; https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html.
     """
 
-    def __init__(self, gain: float = 1.0, bias: float = 0.0, epsilon: float = 1e-5) -> None:
-        super().__init__()
+    def __init__(
+        self, gain: float = 1.0, bias: float = 0.0, epsilon: float = 1e-5, **settings: Unpack[Settings]
+    ) -> None:
+        super().__init__(**settings)
         self.gain = gain
         self.bias = bias
         self.epsilon = float(epsilon)
@@ -83,6 +87,7 @@ class GroupNormalize(Layer):
         gain: what g starts from.
         bias: what b starts from.
         epsilon: default 1e-5.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: g, b (C,).
 
@@ -95,8 +100,10 @@ class GroupNormalize(Layer):
     (that of opset 18 scales whole groups): below, it is a function of that name.
     """
 
-    def __init__(self, group: int = 32, gain: float = 1.0, bias: float = 0.0, epsilon: float = 1e-5) -> None:
-        super().__init__()
+    def __init__(
+        self, group: int = 32, gain: float = 1.0, bias: float = 0.0, epsilon: float = 1e-5, **settings: Unpack[Settings]
+    ) -> None:
+        super().__init__(**settings)
         self.group = group
         self.gain = gain
         self.bias = bias
@@ -118,6 +125,7 @@ class L2Norm(Layer):
     Args:
         scale: what w starts from.
         epsilon: default 1e-7.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (1, C), with an axis of size 1 for each further axis of x.
 
@@ -134,8 +142,8 @@ class L2Norm(Layer):
         [[6. 8.]]
     """
 
-    def __init__(self, scale: float = 20.0, epsilon: float = 1e-7) -> None:
-        super().__init__()
+    def __init__(self, scale: float = 20.0, epsilon: float = 1e-7, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
         self.scale = scale
         self.epsilon = epsilon
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import Sizes, axes_of, in_groups, per_axis
 from renom_onnx.graph.operators import apply
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant, Initializer
 
 
@@ -20,7 +23,7 @@ class Conv(Layer):
         groups: divides C and M; groups = C is depthwise.
         initializer: of w; default GlorotNormal. b starts at 0.
         bias: whether there is a b.
-        activation: a layer or a name, applied to the output.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (M, C / groups, *kernel), b (M,).
 
@@ -49,9 +52,9 @@ class Conv(Layer):
         initializer: Initializer | None = None,
         *,
         bias: bool = True,
-        activation: Layer | str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(activation=activation)
+        super().__init__(**settings)
         self.channels = channels
         self.kernel = kernel
         self.padding = padding

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from renom_onnx.errors import ShapeError
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import Sizes, axes_of, in_groups, per_axis
 from renom_onnx.graph.operators import apply
+from renom_onnx.graph.setting import Settings
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility.initializer import Constant, Initializer
 
@@ -24,7 +27,7 @@ class Deconv(Layer):
         initializer: of w; default GlorotNormal. b starts at 0.
         output_padding: pixels that the end of the output gains, less than stride or dilation.
         bias: whether there is a b.
-        activation: a layer or a name, applied to the output.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (C, M / groups, *kernel), b (M,).
 
@@ -55,9 +58,9 @@ class Deconv(Layer):
         *,
         output_padding: Sizes = 0,
         bias: bool = True,
-        activation: Layer | str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(activation=activation)
+        super().__init__(**settings)
         self.channels = channels
         self.kernel = kernel
         self.padding = padding

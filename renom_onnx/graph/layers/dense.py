@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of
 from renom_onnx.graph.operators import apply
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant, Initializer
 
 
@@ -16,7 +19,7 @@ class Dense(Layer):
         units: size of the output.
         initializer: of w; default GlorotNormal. b starts at 0.
         bias: whether there is a b.
-        activation: a layer or a name, applied to the output.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (F, units), b (1, units).
 
@@ -41,9 +44,9 @@ class Dense(Layer):
         initializer: Initializer | None = None,
         *,
         bias: bool = True,
-        activation: Layer | str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(activation=activation)
+        super().__init__(**settings)
         self.units = units
         self.initializer = initializer
         self.bias = bias

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import exact_axes, known_sizes
 from renom_onnx.graph.node import Constant as ConstantLeaf
 from renom_onnx.graph.operators import apply, integers
+from renom_onnx.graph.setting import Settings
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.utility.initializer import Gaussian, Initializer
 
@@ -24,6 +25,7 @@ class Embedding(Layer):
         units: size of a vector.
         vocabulary: how many integers there are; x is 0 to vocabulary - 1 (ReNom's table had as many rows as the batch).
         initializer: of w; default N(0, 1).
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (vocabulary, units).
 
@@ -41,8 +43,10 @@ class Embedding(Layer):
         ('N', 3, 4)
     """
 
-    def __init__(self, units: int, vocabulary: int, initializer: Initializer | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, units: int, vocabulary: int, initializer: Initializer | None = None, **settings: Unpack[Settings]
+    ) -> None:
+        super().__init__(**settings)
         self.units = units
         self.vocabulary = vocabulary
         self.initializer = initializer
@@ -65,6 +69,7 @@ class PositionalEmbedding(Layer):
         max_length: the longest sequence; default the T of the first call. Sinusoidal positions have no limit.
         sinusoidal: p[t, 2i] = sin(t / 10000^(2i / F)), p[t, 2i + 1] = cos(the same), and no parameter.
         initializer: of w; default N(0, 0.02).
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (max_length, F), unless sinusoidal.
 
@@ -82,9 +87,14 @@ class PositionalEmbedding(Layer):
     """
 
     def __init__(
-        self, max_length: int | None = None, *, sinusoidal: bool = False, initializer: Initializer | None = None
+        self,
+        max_length: int | None = None,
+        *,
+        sinusoidal: bool = False,
+        initializer: Initializer | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__()
+        super().__init__(**settings)
         self.max_length = max_length
         self.sinusoidal = sinusoidal
         self.initializer = initializer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.composition import composed
@@ -11,6 +11,7 @@ from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of, known_sizes
 from renom_onnx.graph.node import Value
 from renom_onnx.graph.operators import apply
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant
 
 
@@ -30,6 +31,7 @@ class LayerNormalize(Layer):
         bias: what b starts from.
         axis: the first axis that is normalized; default the last.
         epsilon: default 1e-5.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: g, b, of the sizes of the normalized axes.
 
@@ -46,8 +48,10 @@ class LayerNormalize(Layer):
         [[-1.  1.]]
     """
 
-    def __init__(self, gain: float = 1.0, bias: float = 0.0, axis: int = -1, epsilon: float = 1e-5) -> None:
-        super().__init__()
+    def __init__(
+        self, gain: float = 1.0, bias: float = 0.0, axis: int = -1, epsilon: float = 1e-5, **settings: Unpack[Settings]
+    ) -> None:
+        super().__init__(**settings)
         self.gain = gain
         self.bias = bias
         self.axis = axis
@@ -76,6 +80,7 @@ class RmsNormalize(Layer):
         gain: what g starts from.
         axis: the first axis that is normalized; default the last.
         epsilon: default 1e-5.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: g, of the sizes of the normalized axes.
 
@@ -88,8 +93,8 @@ class RmsNormalize(Layer):
     opset 23 introduced: below, it is a function of that name.
     """
 
-    def __init__(self, gain: float = 1.0, axis: int = -1, epsilon: float = 1e-5) -> None:
-        super().__init__()
+    def __init__(self, gain: float = 1.0, axis: int = -1, epsilon: float = 1e-5, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
         self.gain = gain
         self.axis = axis
         self.epsilon = float(epsilon)

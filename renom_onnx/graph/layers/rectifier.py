@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 
 from renom_onnx.graph.element import GraphElement
@@ -10,6 +12,7 @@ from renom_onnx.graph.layers.elementwise import Elementwise
 from renom_onnx.graph.layers.size import axes_of, known_sizes
 from renom_onnx.graph.node import Constant as ConstantLeaf
 from renom_onnx.graph.operators import apply
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant
 
 
@@ -67,6 +70,7 @@ class PRelu(Layer):
     Args:
         slope: what it starts from.
         per_channel: one slope for each channel (axis 1) instead of one for all.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: slope (1,), or (C, 1, …) per channel.
 
@@ -78,8 +82,8 @@ class PRelu(Layer):
         [[-0.25  2.  ]]
     """
 
-    def __init__(self, slope: float = 0.25, *, per_channel: bool = False) -> None:
-        super().__init__()
+    def __init__(self, slope: float = 0.25, *, per_channel: bool = False, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
         self.slope = slope
         self.per_channel = per_channel
 

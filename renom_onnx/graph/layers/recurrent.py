@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import exact_axes, known_sizes
 from renom_onnx.graph.operators import apply, apply_node, integers
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant, GlorotNormal, Initializer
 
 
@@ -26,7 +27,7 @@ class Rnn(Layer):
         return_sequences: return h of every step, not of the last only.
         bidirectional: a second pass with weights of its own reads the sequence backwards; both h are joined.
         bias: False freezes b at 0.
-        activation: a layer or a name, applied to the output.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters, in ONNX's layout, D directions, G gates: w (D, G H, F), wr (D, G H, H), b (D, 2 G H).
 
@@ -56,9 +57,9 @@ class Rnn(Layer):
         return_sequences: bool = False,
         bidirectional: bool = False,
         bias: bool = True,
-        activation: Layer | str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(activation=activation)
+        super().__init__(**settings)
         self.units = units
         self.initializer = initializer
         self.return_sequences = return_sequences

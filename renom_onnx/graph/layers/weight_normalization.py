@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of
 from renom_onnx.graph.operators import apply, integers
+from renom_onnx.graph.setting import Settings
 from renom_onnx.utility.initializer import Constant, Initializer
 
 
@@ -19,7 +22,7 @@ class WeightNormalize(Layer):
         gain: what g starts from.
         initializer: of w; default GlorotNormal.
         bias: whether there is a b; ReNom had none.
-        activation: a layer or a name, applied to the output.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w (F, units), g (1, units), b (1, units).
 
@@ -44,9 +47,9 @@ class WeightNormalize(Layer):
         initializer: Initializer | None = None,
         *,
         bias: bool = False,
-        activation: Layer | str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(activation=activation)
+        super().__init__(**settings)
         self.units = units
         self.gain = gain
         self.initializer = initializer
