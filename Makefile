@@ -34,8 +34,8 @@ check: $(VENV)/.dev  ## format, lint, types and import borders
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_borders.py
 
-bench: $(VENV)/.test  ## run the benchmarks
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.bench .venv-ort-training/.installed  ## run the benchmarks: ARGS="lenet --rounds 3 --out FOLDER"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.docs  ## build the documentation into docs/_build/html
 	@test -f docs/conf.py || { echo "docs: docs/conf.py is missing, nothing to build."; exit 1; }
@@ -48,7 +48,7 @@ operators: $(VENV)/.test  ## write the table of operators and their gradients, d
 	$(BIN)/python -m docs.operators
 
 clean:  ## remove the environments, caches and builds
-	rm -rf .venv .venv-gpu build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu .venv-ort-training build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find renom_onnx tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/python
@@ -58,6 +58,16 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/p
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(RUNTIME),plot,dev]"
 	@touch $(VENV)/.demo $(VENV)/.test $@
+
+$(VENV)/.bench: $(VENV)/.test pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$(RUNTIME),plot,test,bench]"
+	@touch $@
+
+# The last onnxruntime that trained, as a peer; it needs another NumPy and has wheels for Python 3.8 to 3.11.
+.venv-ort-training/.installed:
+	$(PYTHON) -m venv .venv-ort-training
+	-.venv-ort-training/bin/python -m pip install --quiet "onnxruntime-training-cpu==1.19.2" "onnx==1.16.2" "numpy<2" torch
+	@touch $@
 
 $(GPU_VENV)/.test-gpu: pyproject.toml | $(GPU_VENV)/bin/python
 	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[$(GPU_RUNTIME),plot,test]"

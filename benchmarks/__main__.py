@@ -1,119 +1,147 @@
-"""``python -m benchmarks``: training steps side by side, as ratios of medians.
+"""``python -m benchmarks``: training steps and inference side by side, as ratios of medians.
 
 Every contender runs in a process of its own and takes its blocks in turn, with idle gaps, because onnxruntime's workers
-spin for about 50 ms after a run and would disturb a neighbour. The first three losses must agree to five digits before
-anything is timed.
+spin for about 50 ms after a run and would disturb a neighbour. All use the same number of threads, start from the same
+weights and take the same batches; the first three losses must agree to five digits before anything is timed. A block
+during which other programs used more than an eighth of a core is taken again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
+import datetime
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.contender import CONTENDERS
-from benchmarks.workload import WORKLOADS, Workload, write
+from benchmarks import report
+from benchmarks.floor import gemm_rate
+from benchmarks.process import THIS_PYTHON, Process, Times, interleave, python_of
+from benchmarks.workloads import WORKLOADS, Workload
+
+PEERS = (
+    "session",
+    "bare",
+    "executor",
+    "torch",
+    "torch-fused",
+    "torch-channels-last",
+    "torch-compile",
+    "jax",
+    "ort-training",
+)
+INFERENCE = ("infer-session", "infer-bare", "infer-torch")
+WITHOUT_CUDA = {"bare", "jax", "ort-training", "infer-bare"}
+ORT_TRAINING = ".venv-ort-training"
+"""Environment of onnxruntime-training-cpu, which needs another NumPy; ``make bench`` makes it."""
+TOLERANCE = 1e-5
 
 
-class Process:
-    """A contender's process."""
-
-    def __init__(self, name: str, workload: Workload, folder: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.contender", name, workload.name, folder]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, command: str) -> Any:
-        """Send a command and return the answer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate("quit\n")
-
-
-def measure(workload: Workload, names: Sequence[str], rounds: int, steps: int) -> dict[str, tuple[float, float, float]]:
-    """Return median and 10th percentile of a step in seconds, and peak memory in MB, by contender."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(workload, Path(folder))
-        processes = {name: Process(name, workload, folder) for name in names}
-        losses = {name: process.ask("losses") for name, process in processes.items()}
-        _check(losses)
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(rounds):
-            for name, process in processes.items():
-                time.sleep(0.1)
-                process.ask("block 5")  # wakes its threads
-                times[name] += process.ask(f"block {steps}")
-        memory = {name: process.ask("memory") for name, process in processes.items()}
-        for process in processes.values():
-            process.close()
-    return {
-        name: (statistics.median(times[name]), statistics.quantiles(times[name], n=10)[0], memory[name])
-        for name in names
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    options = _parse(arguments)
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "machine": report.machine(),
+        "threads": options.threads,
+        "device": options.device,
+        "command": f"python -m benchmarks {' '.join(sys.argv[1:] if arguments is None else arguments)}".strip(),
     }
+    print("\n".join(f"{key}: {value}" for key, value in facts.items()))
+    rate = gemm_rate(options.threads) if options.device == "cpu" else None
+    if rate:
+        print(f"matrix product: {rate / 1e9:.0f} GFLOP/s")
+    print(f"\n{report.inference_header() if options.inference else report.training_header()}", flush=True)
+    results: dict[str, dict[str, Times]] = {}
+    notes: list[str] = []
+    for name in options.workloads:
+        workload = WORKLOADS[name]
+        found, refused = measure(workload, options)
+        results[name] = found
+        notes += [f"{name}: {peer} cannot take part: {why}" for peer, why in refused.items()]
+        if options.inference:
+            print(report.inference_row(name, found), flush=True)
+        else:
+            print(report.training_row(name, found, _floor_s(workload, rate)), flush=True)
+    print("\n" + "\n".join(notes))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        report.write_json(options.out / "benchmark.json", facts, results)
+        if not options.inference:
+            report.draw(options.out / "benchmark.png", str(facts["machine"]), results)
+        print(f"Wrote {options.out}.")
+    return 0
+
+
+def measure(workload: Workload, options: argparse.Namespace) -> tuple[dict[str, Times], dict[str, str]]:
+    """Return the times of those who can take part, and why the others cannot."""
+    refused: dict[str, str] = {}
+    processes: dict[str, Process] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        workload.write(folder)
+        try:
+            for peer in options.peers:
+                why = _refusal(peer, workload, options.device)
+                if why is None:
+                    python = THIS_PYTHON if peer != "ort-training" else python_of(ORT_TRAINING) or ""
+                    process = Process(peer, workload.name, folder, options.threads, options.device, python)
+                    why = process.refusal
+                    if why is None:
+                        processes[peer] = process
+                if why is not None:
+                    refused[peer] = why
+            _check({peer: p.ask("losses") for peer, p in processes.items() if peer != "executor"})
+            return interleave(processes, options.rounds, options.steps or workload.steps), refused
+        finally:
+            for process in processes.values():
+                process.close()
+
+
+def _refusal(peer: str, workload: Workload, device: str) -> str | None:
+    if device != "cpu" and peer in WITHOUT_CUDA:
+        return "it is measured on the CPU only"
+    if peer == "ort-training" and python_of(ORT_TRAINING) is None:
+        return f"{ORT_TRAINING} is not installed (make bench makes it)"
+    if peer == "torch-channels-last" and not workload.is_image:
+        return "its input is no image"
+    return workload.unsupported.get(peer)
 
 
 def _check(losses: dict[str, list[float]]) -> None:
     first, *others = losses
     for other in others:
         for a, b in zip(losses[first], losses[other], strict=True):
-            if abs(a - b) > 1e-5 * abs(a):
-                raise SystemExit(f"{first} and {other} do not train the same model: losses {losses}")
+            if abs(a - b) > TOLERANCE * max(1.0, abs(a)):
+                raise SystemExit(f"benchmarks: {first} and {other} must train the same model, got losses {losses}")
 
 
-def machine() -> str:
-    """Return one line about this machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = found[0] if found else model
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+def _floor_s(workload: Workload, rate: float | None) -> float | None:
+    if rate is None:
+        return None
+    from benchmarks.contenders.torch_steps import flops
+
+    return flops(workload) / rate
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Training steps against peers.")
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help=f"default: {' '.join(WORKLOADS)}")
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
-    parser.add_argument("--steps", type=int, default=150, help="steps of a block")
-    options = parser.parse_args()
-    print(f"Machine: {machine()}")
-    print("session: TrainingSession.step with the loss read; bare: onnxruntime alone on the same graph; torch: PyTorch")
-    print("eager. Ratios of medians; memory is the peak resident size of the process.\n")
-    print("| workload | session us | bare us | torch us | session / bare | torch / session | MB session / torch |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name in options.workloads:
-        found = measure(WORKLOADS[name], options.contenders, options.rounds, options.steps)
-        print(_row(name, found), flush=True)
-
-
-def _row(name: str, found: dict[str, tuple[float, float, float]]) -> str:
-    def microseconds(contender: str) -> str:
-        return f"{found[contender][0] * 1e6:.0f}" if contender in found else "-"
-
-    def ratio(a: str, b: str, index: int = 0) -> str:
-        return f"{found[a][index] / found[b][index]:.2f}" if a in found and b in found else "-"
-
-    cells = [name, *(microseconds(c) for c in ("session", "bare", "torch"))]
-    cells += [ratio("session", "bare"), ratio("torch", "session"), ratio("session", "torch", 2)]
-    return f"| {' | '.join(cells)} |"
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS, *INFERENCE], help="default: all that can take part")
+    parser.add_argument("--inference", action="store_true", help="measure inference instead of training steps")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    parser.add_argument("--steps", type=int, default=0, help="steps of a block; default: about a second's")
+    parser.add_argument("--threads", type=int, default=2, help="of every contender")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.png")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.workloads if name not in WORKLOADS]
+    if unknown:
+        parser.error(f"a workload must be one of {', '.join(WORKLOADS)}, got {unknown[0]}.")
+    options.peers = options.peers or list(INFERENCE if options.inference else PEERS)
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Contenders: what takes a training step (or infers) on a workload, each in a process of its own."""

@@ -1,0 +1,103 @@
+"""PyTorch: eager as its tutorials write it, and with what it offers for speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders.weights import groups, read
+from benchmarks.workloads import RATES, Step, Workload
+
+
+def load(t: Any, module: Any, path: Path) -> None:
+    """Copy the weights of a file into a module whose leaves come in the same order."""
+    leaves = [m for m in module.modules() if list(m.parameters(recurse=False))]
+    for leaf, arrays in zip(leaves, groups(read(path)), strict=True):
+        with t.no_grad():
+            _copy(t, leaf, arrays)
+
+
+def _copy(t: Any, leaf: Any, arrays: dict[str, Any]) -> None:
+    n = t.nn
+    if isinstance(leaf, n.LSTM):
+        order = [0, 2, 3, 1]  # gates i, o, f, c here; i, f, g, o there
+
+        def gates(array: Any) -> Any:
+            return t.tensor(array.reshape(4, -1, *array.shape[1:])[order].reshape(array.shape))
+
+        b, b_recurrent = arrays["b"][0].reshape(2, -1)
+        leaf.weight_ih_l0.copy_(gates(arrays["w"][0]))
+        leaf.weight_hh_l0.copy_(gates(arrays["wr"][0]))
+        leaf.bias_ih_l0.copy_(gates(b))
+        leaf.bias_hh_l0.copy_(gates(b_recurrent))
+        return
+    w = t.tensor(next(iter(arrays.values())).copy())
+    leaf.weight.copy_(w.T if isinstance(leaf, n.Linear) else w)
+    if getattr(leaf, "bias", None) is not None:
+        leaf.bias.copy_(t.tensor(arrays["b"].reshape(-1).copy()))
+
+
+def torch(
+    workload: Workload,
+    folder: Path,
+    threads: int,
+    device: str = "cpu",
+    *,
+    fused: bool = False,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Step:
+    """Zero the gradients, forward, backward, step."""
+    import torch as t
+
+    t.set_num_threads(threads)
+    model = workload.torch(t)
+    load(t, model, folder / f"{workload.name}.train.onnx")
+    model.to(device)
+    if channels_last:
+        model.to(memory_format=t.channels_last)
+    rate = RATES[workload.optimizer]
+    make = t.optim.SGD if workload.optimizer == "sgd" else t.optim.Adam
+    optimizer = make(model.parameters(), lr=rate, **({"fused": True} if fused else {}))
+    criterion = t.nn.CrossEntropyLoss()
+    forward = t.compile(model) if compiled else model
+
+    def take(rows: Any, labels: Any) -> float:
+        x, y = t.from_numpy(rows).to(device), t.from_numpy(labels).reshape(-1).to(device)
+        if channels_last:
+            x = x.to(memory_format=t.channels_last)
+        optimizer.zero_grad()
+        loss = criterion(forward(x), y)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return take
+
+
+def infer(workload: Workload, folder: Path, threads: int, device: str = "cpu") -> Step:
+    """The module in eval mode, without gradients."""
+    import torch as t
+
+    t.set_num_threads(threads)
+    model = workload.torch(t)
+    load(t, model, folder / f"{workload.name}.train.onnx")
+    model.to(device).eval()
+
+    def take(rows: Any, labels: Any) -> float:
+        with t.inference_mode():
+            return float(model(t.from_numpy(rows).to(device)).sum())
+
+    return take
+
+
+def flops(workload: Workload) -> int:
+    """Return the floating-point operations of a step's products and convolutions, forward and backward."""
+    import torch as t
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = workload.torch(t)
+    x, y = workload.batches()[0]
+    with FlopCounterMode(display=False) as counter:
+        t.nn.functional.cross_entropy(model(t.from_numpy(x)), t.from_numpy(y).reshape(-1)).backward()
+    return int(counter.get_total_flops())
