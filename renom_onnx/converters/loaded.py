@@ -18,6 +18,7 @@ from renom_onnx.graph.layer import Layer, current_layers
 from renom_onnx.graph.node import Leaf, Node, Value, type_text
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at, user_site
+from renom_onnx.graph.variable import Variable
 
 
 class LoadedModel(Layer):
@@ -53,7 +54,7 @@ class LoadedModel(Layer):
         for name, value in graph.initializers.items():
             if isinstance(value.node, Parameter):
                 value.node.owner = self
-                self.params[name] = GraphElement(value)
+                self.params[name] = Variable(value)
 
     def to_proto(self) -> ModelProto:
         """Return the model as it was read, with today's values of its parameters."""

@@ -135,22 +135,9 @@ from renom_onnx.graph.operators import (
 )
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.optimizers import Adadelta, Adagrad, Adam, Adamax, AdamW, Lamb, Lion, Rmsprop, Sgd, sgd_update
+from renom_onnx.graph.placeholder import Placeholder
 from renom_onnx.graph.regularizer import L1, L2, Regularizer
-
-
-def StaticVariable(array: object) -> GraphElement:
-    """Return an array as an element; its dtype is kept.
-
-    Args:
-        array: an array, a list or a number.
-
-    Example:
-        >>> import numpy as np, renom_onnx as rm
-        >>> print(rm.graph.StaticVariable(np.array([2])))
-        [2]
-    """
-    return static(array)
-
+from renom_onnx.graph.variable import StaticVariable, Variable
 
 # The seed's spellings
 DenseGraphElement = Dense
@@ -294,6 +281,7 @@ __all__ = [
     "Optimizer",
     "PRelu",
     "PeepholeLstm",
+    "Placeholder",
     "PositionalEmbedding",
     "Pow",
     "Regularizer",
@@ -339,6 +327,7 @@ __all__ = [
     "Tanh",
     "TanhGraphElement",
     "UnPool",
+    "Variable",
     "WeightNormGraphElement",
     "WeightNormalize",
     "adadelta_update",

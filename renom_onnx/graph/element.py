@@ -62,7 +62,39 @@ class GraphElement(Arithmetic, ElementSettings):
         """0 for a leaf, else one more than the deepest input."""
         return self.output.node.depth
 
+    @property
+    def name(self) -> str:
+        """What `print_tree` calls the element."""
+        return tree.printed_name(self.output.node)
+
     # Evaluation
+
+    def feed(self, placeholder: GraphElement, value: Any) -> GraphElement:
+        """Let a placeholder that this element depends on have a value, until it is fed again.
+
+        All elements that depend on the placeholder see the value, and executors, exports and gradients do.
+
+        Args:
+            placeholder: a `Placeholder`.
+            value: an array with any number of rows, a number, which is one row filled with it, or an element, whose
+                tree is joined: what lies before it is trained too.
+
+        Returns:
+            The element itself.
+
+        Raises:
+            ShapeError: the value has other sizes than the placeholder.
+            DTypeError: its type is of another kind.
+            ConversionError: this element does not depend on the placeholder, or the value does.
+        """
+        from renom_onnx.graph.placeholder import feed
+
+        feed(self, placeholder, value)
+        return self
+
+    def forward(self) -> GraphElement:
+        """Return the element itself: a value is computed when somebody looks at it, not before as in ReNom."""
+        return self
 
     def as_ndarray(self) -> Array:
         """Evaluate the element and return its value as a new array.

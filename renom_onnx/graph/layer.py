@@ -23,6 +23,7 @@ from renom_onnx.graph.setting import (
     keep_inference,
 )
 from renom_onnx.graph.site import created_at, user_site
+from renom_onnx.graph.variable import Variable
 from renom_onnx.utility import initializer as _initializer
 
 _active = threading.local()
@@ -65,7 +66,7 @@ class Layer(LayerSettings):
         parameter_decay: RegularizerSetting = None,
         weight_decay: OneRegularizer = None,
     ) -> None:
-        self.params: dict[str, GraphElement] = {}
+        self.params: dict[str, Variable] = {}
         self._activation = _activation(activation)
         self._loaded: dict[str, np.ndarray[Any, Any]] = {}
         super().__init__(optimizer, parameter_decay, weight_decay)
@@ -128,7 +129,7 @@ class Layer(LayerSettings):
             array = draw(sizes, seed.parameter_generator(), _parameter.precision)
             kind = Parameter if trainable else Statistic
             made = kind(array, self, name)
-            self.params[name] = GraphElement(made.output)
+            self.params[name] = Variable(made.output)
             holders = dict.fromkeys((*current_layers(), self))
             apply_settings(made, holders)
             for holder in holders:

@@ -75,6 +75,10 @@ class Value:
             self._followers = [ref for ref in self._followers if ref() is not None]
         self._followers.append(weakref.ref(node))
 
+    def remove_follower(self, node: Node) -> None:
+        """Forget a reader that reads something else now."""
+        self._followers = [ref for ref in self._followers if ref() is not node]
+
     def forget_followers(self) -> None:
         """Cut this value off from everything that was built on it."""
         self._followers = []
@@ -115,6 +119,8 @@ class Node:
 
     connects = True
     """Whether using this node joins its tree with the user's."""
+    label = ""
+    """What `print_tree` calls a node that is called otherwise than its operator."""
 
     def __init__(
         self,

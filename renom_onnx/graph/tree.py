@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from renom_onnx.graph.node import BACKWARD, FORWARD, UPDATE, Constant, Leaf, Mutable, Node, State, Value
+from renom_onnx.graph.node import BACKWARD, FORWARD, UPDATE, Constant, Mutable, Node, State, Value
+from renom_onnx.graph.splice import Hole
 
 Line = tuple[Node, int]
 """A node, and the operand's position for a gradient node (0 otherwise)."""
@@ -18,14 +19,15 @@ _PRINTED = {"ReduceSum": "Sum", "ReduceMean": "Mean", "Ones": "Constant"}
 
 def printed_name(node: Node) -> str:
     """Return what `print_tree` calls a node: ONNX's name or the original's, with (F) or (B)."""
-    if isinstance(node, Leaf):
+    if node.label:
         return node.label
     if node.tag == UPDATE:
         return "Update"
     if node.tag == FORWARD:
         return f"{_PRINTED.get(node.op_type, node.op_type)} (F)"
     forward = node.forward if node.function is not None and node.op_type != "Ones" else None
-    name = node.op_type if forward is None else (forward.origin or forward).op_type
+    of = node if forward is None else forward.origin or forward
+    name = of.label or of.op_type
     return f"{_PRINTED.get(name, name)} (B)"
 
 
@@ -69,8 +71,12 @@ def _inputs(line: Line) -> Iterator[Line]:
 
 
 def _is_hidden(node: Node) -> bool:
-    """Constants, optimizer state and the numbers that all updates share are no elements."""
-    return isinstance(node, Constant | State) or type(node) is Mutable or (node.tag == UPDATE and node.forward is None)
+    """Constants, holes, optimizer state and the numbers that all updates share are no elements."""
+    return (
+        isinstance(node, Constant | Hole | State)
+        or type(node) is Mutable
+        or (node.tag == UPDATE and node.forward is None)
+    )
 
 
 def _followers(line: Line) -> Iterator[Line]:
