@@ -274,7 +274,7 @@ WITHOUT_LINE: Cases = {
     "list-operand": (
         lambda: V(f32(1)) - [1],
         TypeError,
-        "unsupported operand type(s) for -: 'GraphElement' and 'list'",
+        "unsupported operand type(s) for -: 'StaticVariable' and 'list'",
     ),
     "builder-underscore": (
         lambda: Builder()._private,
