@@ -149,21 +149,42 @@ class TrainingExecutor:
         self._push()
         self.session.save(path, metadata={"epoch": str(epoch), "batch": "0"})
 
+    def step(self) -> float:
+        """Take one step on the next batch, outside an epoch, and return its loss.
+
+        Without a distributor, every step is on the same arrays. `history` knows nothing of it.
+
+        Raises:
+            StopIteration: the distributor is at its end; reset it to begin again.
+        """
+        batch = self._source.next_batch()
+        self._push()
+        try:
+            loss, _ = self._step(batch)
+        finally:
+            self._pull()
+        return loss
+
     def _train_epoch(self, bar: epoch_bar, schedule: Callable[[int], float] | None) -> float:
         total = EpochLoss(self._root)
         for batch in self._source.batches():
-            feeds = converted(batch, self._types)
             if schedule is not None:
                 self._optimizer.learning_rate = schedule(self._n_steps)
-            self._emit("Step-Start")
-            self._push_rates()
-            with self._user_lines(feeds):
-                loss = float(self.session.step(feeds))
-            self._n_steps += 1
-            self._emit("Step-Finish", loss)
+            loss, feeds = self._step(batch)
             total.add(loss, feeds)
             bar.step(loss)
         return total.value()
+
+    def _step(self, batch: Feeds) -> tuple[float, Feeds]:
+        """Train on a batch; return its loss and what was fed."""
+        feeds = converted(batch, self._types)
+        self._emit("Step-Start")
+        self._push_rates()
+        with self._user_lines(feeds):
+            loss = float(self.session.step(feeds))
+        self._n_steps += 1
+        self._emit("Step-Finish", loss)
+        return loss, feeds
 
     def _validate(self, data: Distributor | None, metrics: Mapping[str, Metric]) -> float:
         total = EpochLoss(self._root)

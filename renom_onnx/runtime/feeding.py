@@ -48,12 +48,32 @@ class Source:
         if source is None:
             yield self.arrays
             return
-        arrays = self.arrays
-        columns = self._columns or {name: i for i, name in enumerate(arrays)}  # arrays: x and y in this order
-        indices = sorted(set(columns.values()))
+        indices = sorted(set(self.columns.values()))
         for batch in source.batches(indices):
-            rows = dict(zip(indices, batch, strict=True))
-            yield {**arrays, **{name: rows[index] for name, index in columns.items()}}
+            yield self._named(dict(zip(indices, batch, strict=True)))
+
+    def next_batch(self) -> Feeds:
+        """Return the feeds of the next batch, and let the distributor move on to the one after it.
+
+        Raises:
+            StopIteration: the data are at their end.
+        """
+        if not self.distributors:
+            return self.arrays
+        indices = sorted(set(self.columns.values()))
+        batch = self.distributors[0].batch(indices)
+        self.distributors[0].advance(indices)
+        if not any(len(rows) for rows in batch.values()):  # the empty batch that follows an even division
+            raise StopIteration
+        return self._named(batch)
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """Positions, in a distributor, of what each input is fed: x and y in this order where there is none yet."""
+        return self._columns or {name: i for i, name in enumerate(self._leaves)}
+
+    def _named(self, batch: Mapping[int, Array]) -> Feeds:
+        return {**self.arrays, **{name: batch[index] for name, index in self.columns.items()}}
 
 
 def converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:
