@@ -20,6 +20,7 @@ from renom_onnx.graph.site import created_at, user_site
 if TYPE_CHECKING:
     from renom_onnx.graph.optimizer import Optimizer
     from renom_onnx.runtime.executor import TrainingExecutor
+    from renom_onnx.runtime.fed_executor import Executor
     from renom_onnx.runtime.inference_executor import InferenceExecutor
 
 Array = np.ndarray[Any, Any]
@@ -239,6 +240,32 @@ class GraphElement(Arithmetic, ElementSettings):
         from renom_onnx.runtime.executor import TrainingExecutor
 
         return TrainingExecutor(self, optimizer or default_optimizer(), devices=devices)
+
+    def get_executor(
+        self, mode: str = "inference", optimizer: Optimizer | str | None = None, devices: Sequence[str] | None = None
+    ) -> Executor:
+        """Return ReNom 3.0's executor, which feeds placeholders: ``executor.execute({x: images, y: labels})``.
+
+        Args:
+            mode: "inference" or "training".
+            optimizer: of a training, or its name; default: ``Sgd(0.01, momentum=0.4)``.
+            devices: such as ["cuda:0"]; default: the best device there is.
+
+        Raises:
+            ConversionError: the mode is another, or there is no optimizer of that name.
+
+        Example:
+            >>> import numpy as np, renom_onnx as rm
+            >>> x = rm.graph.Placeholder((None, 2))
+            >>> total = rm.graph.ConstantLoss()(x * 2)
+            >>> total.get_executor().step({x: np.ones((3, 2))}).item()
+            12.0
+        """
+        from renom_onnx.graph.optimizers import as_optimizer, default_optimizer
+        from renom_onnx.runtime.fed_executor import Executor
+
+        found = as_optimizer(optimizer, "get_executor") or default_optimizer()
+        return Executor(self, mode, found, devices=devices)
 
     def getInferenceExecutor(self) -> Any:
         """Return the seed's inference executor, whose `execute` prints the loss of every epoch."""

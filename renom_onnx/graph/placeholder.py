@@ -44,6 +44,12 @@ class Placeholder(GraphElement):
         sizes = tuple(_size(size, i, shape) for i, size in enumerate(shape))
         element_type = np.dtype(parameter.precision if dtype is None else dtype)
         super().__init__(Splice(element_type, sizes, name).output)
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The name that its input has in a file."""
+        return self._name
 
 
 def _size(size: Any, axis: int, shape: Sequence[int | str | None]) -> int | str:

@@ -4,6 +4,7 @@ from renom_onnx.runtime import metric
 from renom_onnx.runtime.device import CudaOptions, Device, parse_device
 from renom_onnx.runtime.event import Event
 from renom_onnx.runtime.executor import TrainingExecutor
+from renom_onnx.runtime.fed_executor import Executor
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.inference import InferenceSession
 from renom_onnx.runtime.inference_executor import InferenceExecutor
@@ -14,6 +15,7 @@ __all__ = [
     "Device",
     "Epoch",
     "Event",
+    "Executor",
     "History",
     "InferenceExecutor",
     "InferenceSession",

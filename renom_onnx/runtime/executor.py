@@ -14,7 +14,7 @@ from renom_onnx.converters.export import training_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError, DeviceError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
-from renom_onnx.graph.node import Mutable, ancestors
+from renom_onnx.graph.node import Mutable, Node, ancestors
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.runtime.event import Event, Events, Listener
 from renom_onnx.runtime.failure import user_lines
@@ -139,6 +139,10 @@ class TrainingExecutor:
                 break
         self._emit("Teardown")
         return self.history
+
+    def data_places(self) -> dict[Node, int]:
+        """Return the leaves that hold or deal the data, and the position of each in a validation distributor."""
+        return self._source.places()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a trainable file with today's weights and state, and with the epoch that comes next.

@@ -24,7 +24,8 @@ class Source:
         streams = [node for node in nodes if isinstance(node, Stream)]
         self.distributors = list(dict.fromkeys(stream.distributor for stream in streams))
         names = data_names(nodes)
-        self._leaves = {name: leaf for leaf, name in names.items() if isinstance(leaf, Static)}
+        self._named_leaves = {name: leaf for leaf, name in names.items()}
+        self._leaves = {name: leaf for name, leaf in self._named_leaves.items() if isinstance(leaf, Static)}
         self._columns = {names[stream]: stream.index for stream in streams}
         if len(self.distributors) > 1:
             raise ConversionError(
@@ -71,6 +72,10 @@ class Source:
     def columns(self) -> dict[str, int]:
         """Positions, in a distributor, of what each input is fed: x and y in this order where there is none yet."""
         return self._columns or {name: i for i, name in enumerate(self._leaves)}
+
+    def places(self) -> dict[Node, int]:
+        """Return the leaves behind `columns`, with their positions."""
+        return {self._named_leaves[name]: index for name, index in self.columns.items()}
 
     def _named(self, batch: Mapping[int, Array]) -> Feeds:
         return {**self.arrays, **{name: batch[index] for name, index in self.columns.items()}}
