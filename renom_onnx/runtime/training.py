@@ -12,11 +12,11 @@ import numpy as np
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.signature import ModelProto, input_types, output_types
+from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.training_info import (
     TrainingStep,
     evaluation_model,
     fill_state,
-    inference_model,
     training_step,
     without_state,
 )
@@ -138,7 +138,7 @@ class TrainingSession:
         self.device = parse_device(device)
         self._step: TrainingStep = training_step(proto)
         self._step_bytes = as_bytes(self._step.model)
-        self._model = without_state(proto)
+        self._model = without_state(proto, self._step.bindings)
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
         types = {name: (dtype, shape) for name, dtype, shape in input_types(self._step.model.graph)}
         self.feeds = tuple(FeedSpec(name, *types[name]) for name in self._step.feeds)
@@ -256,16 +256,27 @@ class TrainingSession:
     @property
     def parameters(self) -> dict[str, Array]:
         """Copies of the trainable weights by name."""
-        return {name: self.read(name) for name in self._step.bindings if name not in self._step.reset_names}
+        return {name: self.read(name) for name in self._step.weights}
 
     @property
     def learning_rate(self) -> float:
-        """Step size of the next step; assigning changes it."""
-        return float(self._optional["learning_rate"].read())
+        """Step size of the next step; assigning changes it.
+
+        Raises:
+            ConversionError: the training step has none that can be fed.
+        """
+        return float(self._rate().read())
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._optional["learning_rate"].write(np.array(value, np.float32))
+        self._rate().write(np.array(value, np.float32))
+
+    def _rate(self) -> Tensor:
+        if self._step.rate is None:
+            raise ConversionError(
+                "TrainingSession.learning_rate: the file must have a learning rate that can be fed, got none."
+            )
+        return self._optional[self._step.rate]
 
     def read(self, name: str) -> Array:
         """Return a copy of a weight, a state or a learning rate.
@@ -308,4 +319,4 @@ class TrainingSession:
 
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the inference reading alone, with today's weights."""
-        write_file(inference_model(self.to_model()), path)
+        write_file(strip(self.to_model()), path)
