@@ -15,7 +15,7 @@ from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of
 from renom_onnx.graph.node import Constant, State, Value
 from renom_onnx.graph.operators import apply_node
-from renom_onnx.graph.random import dropout_mask
+from renom_onnx.graph.random import FIRST_SAMPLE, dropout_mask
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.graph.training_form import TrainingForward
 
@@ -70,7 +70,7 @@ class Dropout(Layer):
         function = dropout_mask(x.dtype, like.shape, self.dropout_rate, op.opset)
         mask = call(
             function,
-            [like, key, self._step.output],
+            [like, key, self._step.output, FIRST_SAMPLE.output],
             {},
             [(x.dtype, like.shape)],
             site=op.origin.site,
