@@ -1,0 +1,222 @@
+"""The step of a trainable file, for several devices that are each dealt a part of the batch.
+
+Every device computes loss and gradients of its part, the sums over all devices are taken in one flat buffer, and every
+device updates its own copy of weights and state with them: the numbers of one device with the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from renom_onnx.converters.batch_statistics import synchronize
+from renom_onnx.converters.in_place import in_place
+from renom_onnx.converters.loss_terms import ROWS, SUM, LossTerms, loss_terms, share_gradients
+from renom_onnx.converters.stages import Stage, cut
+from renom_onnx.converters.step_graph import StepGraph, reads
+from renom_onnx.converters.training_info import TrainingStep
+from renom_onnx.errors import ConversionError
+from renom_onnx.graph.function import DOMAIN
+from renom_onnx.graph.node import type_text
+from renom_onnx.graph.random import FIRST_SAMPLE
+
+
+@dataclass(frozen=True)
+class DistributedStep:
+    """A training step in stages; between them, buffers are summed over all devices.
+
+    Attributes:
+        stages: the last one updates, the others compute.
+        loss: name of the whole batch's loss, which the last stage gives out.
+        bindings: what the last stage gives out by the name of the state that it becomes.
+        in_place: states that the last stage may write over.
+        share: name of the input that says which share of the rows a device has; None if nothing asks for it.
+        dealt: names of the feeds whose rows are dealt; the others go to every device.
+    """
+
+    stages: Sequence[Stage]
+    loss: str
+    bindings: Mapping[str, str]
+    in_place: frozenset[str]
+    share: str | None
+    dealt: tuple[str, ...]
+
+
+def distribute(step: TrainingStep, *, synchronized: bool = False) -> DistributedStep:
+    """Return a step for several devices.
+
+    Args:
+        step: what one device runs.
+        synchronized: whether batch normalizations take their statistics over all devices.
+
+    Raises:
+        ConversionError: no input has a batch axis of any size, or a next value cannot be put together from parts.
+    """
+    graph = StepGraph(step.model)
+    batch = dealt(graph, step.feeds)
+    changing = set(step.bindings)
+    terms = loss_terms(graph, step.loss, batch, changing)
+    _place_dropout(graph, batch[0])
+    if synchronized:
+        synchronize(graph)
+    shares = _Shares(graph)
+    gradients = _gradients(graph, step)
+    share_gradients(
+        graph, terms, {k: shares.of(k) for k in terms.kinds if k != SUM}, list(gradients.values()), changing
+    )
+    loss, bindings = _exchange(graph, step, terms, gradients, shares, batch)
+    stages = cut(graph, [loss, *bindings.values()])
+    free = in_place(stages[-1].model, bindings)
+    return DistributedStep(stages, loss, bindings, frozenset(free), shares.rows, batch)
+
+
+def dealt(graph: StepGraph, feeds: Sequence[str]) -> tuple[str, ...]:
+    """Return the feeds whose rows are dealt: those whose first axis has a symbol for its size.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    found = tuple(n for n in feeds if (shape := graph.types[n][1]) and isinstance(shape[0], str))
+    if not found:
+        given = ", ".join(f"{n} of {type_text(*graph.types[n])}" for n in feeds if graph.types[n][1]) or "none"
+        raise ConversionError(
+            f"several devices: an input must have a first axis of any size, whose rows can be dealt, got {given}. "
+            f"Use one device, or write the file with N rows."
+        )
+    return found
+
+
+class _Shares:
+    """Shares of the whole batch's divisors, float64 scalars by the kind of a term."""
+
+    def __init__(self, graph: StepGraph) -> None:
+        self._graph = graph
+        self._found: dict[str, str] = {}
+        self.rows: str | None = None
+
+    def of(self, kind: str) -> str:
+        """Return the name of a share; the first call adds it."""
+        if kind not in self._found:
+            self._found[kind] = self._add(kind)
+        return self._found[kind]
+
+    def _add(self, kind: str) -> str:
+        graph = self._graph
+        if kind == ROWS:
+            self.rows = graph.input("share", np.float64, ())
+            return self.rows
+        own = graph.cast(kind, np.float64)
+        (total,) = graph.exchange([own], [()])
+        nothing = graph.cast(graph.op("Equal", total, graph.constant(0, np.float64)), np.float64)
+        return graph.op("Div", own, graph.op("Add", total, nothing), name=f"{kind}.share")
+
+
+def _gradients(graph: StepGraph, step: TrainingStep) -> dict[str, str]:
+    """Return the gradients by weight: a file calls them after the weights."""
+    made = graph.producers()
+    return {key: f"{key}.grad" for key in step.bindings if f"{key}.grad" in made}
+
+
+def _place_dropout(graph: StepGraph, batch: str) -> None:
+    """Let Dropout over rows that are not those of the batch, such as (N T, F), begin at the right one too."""
+    first = str(FIRST_SAMPLE.name)
+    for node in list(graph.nodes):
+        if (node.domain, node.op_type) != (DOMAIN, "DropoutMask") or node.input[3] != first:
+            continue
+        shape, own = graph.types.get(node.input[0], (None, None))[1], graph.types[batch][1]
+        if shape and own and shape[0] == own[0]:
+            continue
+        rows, samples = (graph.op("Shape", name, start=0, end=1) for name in (node.input[0], batch))
+        each = graph.op("Squeeze", graph.op("Div", rows, samples))
+        graph.replace(node, input=[*node.input[:3], graph.op("Mul", first, each), *node.input[4:]])
+
+
+def _exchange(
+    graph: StepGraph,
+    step: TrainingStep,
+    terms: LossTerms,
+    gradients: Mapping[str, str],
+    shares: _Shares,
+    batch: Sequence[str],
+) -> tuple[str, dict[str, str]]:
+    """Sum loss, gradients and statistics over the devices; return the names of the loss and of the next values."""
+    graph.infer()
+    wide = any(graph.types[name][0] == np.float64 for name in [step.loss, *gradients.values()])
+    dtype = np.dtype(np.float64 if wide else np.float32)
+    before = _needed(graph, [*gradients.values(), step.loss])
+    names = {g: graph.fresh(f"{g}.whole") for g in gradients.values()}
+    for node in list(graph.nodes):
+        if not before.intersection(node.output) and not names.keys().isdisjoint(node.input):
+            graph.replace(node, input=[names.get(name, name) for name in node.input])
+    bindings = dict(step.bindings)
+    of_parts = graph.dependents(batch, through_sums=False)
+    statistics = [key for key, value in bindings.items() if value in of_parts]
+    for key in statistics:
+        _check_statistic(graph, step, key, gradients)
+    dims = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in step.model.graph.input}
+    values = [_as(graph, g, dtype) for g in gradients.values()]
+    values += [_shared(graph, bindings[key], shares.of(ROWS), dtype) for key in statistics]
+    values.append(_whole_loss(graph, terms, shares, dtype))
+    shapes = [dims[key] for key in [*gradients, *statistics]]
+    sums = graph.exchange(values, [*shapes, ()], dtype, is_last=True)
+    for key, total in zip([*gradients, *statistics], sums, strict=False):
+        if key in gradients:
+            _write_as(graph, total, names[gradients[key]], graph.types[gradients[key]][0])
+        else:
+            bindings[key] = _as(graph, total, graph.types[key][0], known=dtype)
+    return sums[-1], bindings
+
+
+def _needed(graph: StepGraph, wanted: Sequence[str]) -> set[str]:
+    """Return the values that the wanted ones are computed from, and these."""
+    producers = graph.producers()
+    found = set(wanted)
+    stack = list(wanted)
+    while stack:
+        node = producers.get(stack.pop())
+        for name in reads(node) if node is not None else ():
+            if name not in found:
+                found.add(name)
+                stack.append(name)
+    return found
+
+
+def _check_statistic(graph: StepGraph, step: TrainingStep, key: str, gradients: Mapping[str, str]) -> None:
+    """Raise ConversionError if a next value that reads the batch itself is no average over it."""
+    dtype = graph.types[key][0]
+    if key in gradients or np.dtype(dtype).kind != "f" or step.bindings[key] in graph.dependents(step.optional):
+        raise ConversionError(
+            f"several devices: the next value of {key!r} must be computed from gradients, or be an average over the "
+            f"batch, got one that reads the batch itself ({type_text(*graph.types[key])}). Use one device, or write "
+            f"the file with rm.export_training."
+        )
+
+
+def _as(graph: StepGraph, name: str, dtype: np.dtype[Any], known: np.dtype[Any] | None = None) -> str:
+    own = known if known is not None else graph.types[name][0]
+    return name if own == dtype else graph.cast(name, dtype)
+
+
+def _write_as(graph: StepGraph, name: str, output: str, dtype: np.dtype[Any]) -> None:
+    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph.nodes.append(onnx.helper.make_node("Cast", [name], [output], name=output, to=to))
+
+
+def _shared(graph: StepGraph, name: str, share: str, dtype: np.dtype[Any]) -> str:
+    return graph.op("Mul", _as(graph, name, dtype), graph.cast(share, dtype))
+
+
+def _whole_loss(graph: StepGraph, terms: LossTerms, shares: _Shares, dtype: np.dtype[Any]) -> str:
+    """Return a part's contribution to the loss of the whole batch."""
+    parts = []
+    for kind in terms.kinds:
+        part = graph.op("Squeeze", _as(graph, terms.part(graph, kind), dtype, graph.types[terms.loss][0]))
+        if kind not in (SUM, ROWS):  # without labels that count, the part's own mean is no number
+            counts = graph.op("Greater", shares.of(kind), graph.constant(0, np.float64))
+            part = graph.op("Where", counts, part, graph.constant(0, dtype))
+        parts.append(part if kind == SUM else graph.op("Mul", part, graph.cast(shares.of(kind), dtype)))
+    return parts[0] if len(parts) == 1 else graph.op("Sum", *parts)
