@@ -1,0 +1,126 @@
+"""What all sessions of a trainable file have: its feeds and outputs, its state by name, and checkpoints."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.converters.export import write_file
+from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.signature import ModelProto, input_types
+from renom_onnx.converters.training_info import fill_state, inference_model, training_step, without_state
+from renom_onnx.errors import ConversionError
+from renom_onnx.runtime.feed import FeedSpec
+from renom_onnx.runtime.loss import Loss
+from renom_onnx.runtime.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+class Trainable(ABC):
+    """A trainable file while it is trained, on whatever devices.
+
+    Args:
+        model: a path, bytes or ModelProto with ``training_info``.
+
+    Attributes:
+        feeds: what `step` must be fed.
+        outputs: names of the inference outputs, which `evaluate` returns.
+        loss_name: under which `evaluate` returns the loss.
+    """
+
+    def __init__(self, model: Any) -> None:
+        proto = read_model(model)
+        self._step = training_step(proto)
+        self._model = without_state(proto)
+        types = {name: (dtype, shape) for name, dtype, shape in input_types(self._step.model.graph)}
+        self.feeds = tuple(FeedSpec(name, *types[name]) for name in self._step.feeds)
+        self.outputs = tuple(output.name for output in proto.graph.output)
+        self.loss_name = self._step.loss
+
+    @abstractmethod
+    def step(self, feeds: Mapping[str, Any]) -> Loss:
+        """Take one training step."""
+
+    @abstractmethod
+    def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the inference outputs with today's weights, and the loss where its targets are fed too."""
+
+    @abstractmethod
+    def _held(self) -> dict[str, Sequence[Tensor]]:
+        """Return the memory of weights, state and learning rate by name: one tensor for each device."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the feeds that only the loss reads."""
+        inputs = {value.name for value in self._model.graph.input} | set(self._step.optional)
+        return tuple(spec.name for spec in self.feeds if spec.name not in inputs)
+
+    def _wants_loss(self, feeds: Mapping[str, Any]) -> bool:
+        """Whether an evaluation of these feeds has a loss."""
+        return not self.targets or any(name in self.targets for name in feeds)
+
+    # State
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Copies of the trainable weights by name."""
+        return {name: self.read(name) for name in self._step.bindings if name not in self._step.reset_names}
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the next step; assigning changes it."""
+        return float(self.read("learning_rate"))
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.write("learning_rate", np.array(value, np.float32))
+
+    def read(self, name: str) -> Array:
+        """Return a copy of a weight, a state or a learning rate.
+
+        Raises:
+            ConversionError: nothing has this name.
+        """
+        return self._tensors("read", name)[0].read()
+
+    def write(self, name: str, array: Array) -> None:
+        """Replace a weight, a state or a learning rate.
+
+        Raises:
+            ConversionError: nothing has this name.
+            ShapeError, DTypeError: the array does not fit.
+        """
+        for tensor in self._tensors("write", name):
+            tensor.write(array)
+
+    def _tensors(self, caller: str, name: str) -> Sequence[Tensor]:
+        held = self._held()
+        if name not in held:
+            raise ConversionError(
+                f"{type(self).__name__}.{caller}: the name must be one of {', '.join(held)}, got {name!r}."
+            )
+        return held[name]
+
+    # Files
+
+    def to_model(self, metadata: Mapping[str, str] | None = None) -> ModelProto:
+        """Return the trainable model with today's weights, state and learning rate."""
+        values = {name: self.read(name) for name in [*self._step.bindings, *self._step.optional]}
+        return fill_state(self._model, values, metadata or {})
+
+    def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the same trainable file with today's weights and state: a checkpoint from which training goes on.
+
+        Training goes on bit for bit on the same machine, provider and thread count. The file is written whole or not
+        at all.
+        """
+        write_file(self.to_model(metadata), path)
+
+    def export_inference(self, path: str | os.PathLike[str]) -> None:
+        """Write the inference reading alone, with today's weights."""
+        write_file(inference_model(self.to_model()), path)
