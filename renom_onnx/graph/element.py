@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from renom_onnx.runtime.executor import TrainingExecutor
     from renom_onnx.runtime.fed_executor import Executor
     from renom_onnx.runtime.inference_executor import InferenceExecutor
+    from renom_onnx.runtime.placement import Placement
 
 Array = np.ndarray[Any, Any]
 
@@ -228,18 +229,24 @@ class GraphElement(Arithmetic, ElementSettings):
         return InferenceExecutor(self, device=device)
 
     def get_training_executor(
-        self, optimizer: Optimizer | None = None, devices: Sequence[str] | None = None
+        self,
+        optimizer: Optimizer | None = None,
+        devices: Sequence[str] | None = None,
+        **placement: Unpack[Placement],
     ) -> TrainingExecutor:
         """Return an executor that trains the parameters before this loss.
 
         Args:
             optimizer: default: ``Sgd(0.01, momentum=0.4)``.
-            devices: such as ["cuda:0"]; default: the best device there is.
+            devices: such as ["cuda:0"], or several, each of which is dealt a part of every batch; default: the best
+                device there is.
+            placement: options such as ``synchronize_batch_norm=True``, see `renom_onnx.runtime.TrainingSession` and
+                `renom_onnx.runtime.ParallelTrainingSession`.
         """
         from renom_onnx.graph.optimizers import default_optimizer
         from renom_onnx.runtime.executor import TrainingExecutor
 
-        return TrainingExecutor(self, optimizer or default_optimizer(), devices=devices)
+        return TrainingExecutor(self, optimizer or default_optimizer(), devices=devices, **placement)
 
     def get_executor(
         self, mode: str = "inference", optimizer: Optimizer | str | None = None, devices: Sequence[str] | None = None

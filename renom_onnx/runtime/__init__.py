@@ -8,7 +8,9 @@ from renom_onnx.runtime.fed_executor import Executor
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.inference import InferenceSession
 from renom_onnx.runtime.inference_executor import InferenceExecutor
-from renom_onnx.runtime.training import Loss, TrainingSession
+from renom_onnx.runtime.loss import Loss
+from renom_onnx.runtime.parallel import ParallelTrainingSession
+from renom_onnx.runtime.training import TrainingSession
 
 __all__ = [
     "CudaOptions",
@@ -20,6 +22,7 @@ __all__ = [
     "InferenceExecutor",
     "InferenceSession",
     "Loss",
+    "ParallelTrainingSession",
     "TrainingExecutor",
     "TrainingSession",
     "metric",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,6 +128,13 @@ def _preload(module: Any) -> None:
     """Load CUDA from wheels; it prints about libraries that it does not find, which is not our user's business."""
     with contextlib.redirect_stdout(io.StringIO()):
         module.preload_dlls()
+
+
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def open_session(

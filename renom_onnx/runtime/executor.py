@@ -6,13 +6,13 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from renom_onnx.converters.export import training_model
 from renom_onnx.converters.tree import as_bytes
-from renom_onnx.errors import ConversionError, DeviceError
+from renom_onnx.errors import ConversionError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
 from renom_onnx.graph.node import Mutable, Node, ancestors
 from renom_onnx.graph.optimizer import Optimizer
@@ -21,6 +21,7 @@ from renom_onnx.runtime.failure import user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.metric import Metric, as_metric
+from renom_onnx.runtime.placement import Placement, training_session
 from renom_onnx.runtime.progress import epoch_bar
 from renom_onnx.runtime.training import TrainingSession
 
@@ -42,23 +43,30 @@ class TrainingExecutor:
     Args:
         loss: the element to make small.
         optimizer: how.
-        devices: one device such as ["cuda:0"]; default: the best there is.
+        devices: such as ["cuda:0"], or several, each of which is dealt a part of every batch; default: the best
+            there is.
+        placement: options of the session, see `TrainingSession` and `ParallelTrainingSession`.
 
     Attributes:
-        session: the `TrainingSession` that takes the steps.
+        session: takes the steps: a `TrainingSession`, or a `ParallelTrainingSession` for several devices.
         history: losses of all epochs so far.
     """
 
-    def __init__(self, loss: GraphElement, optimizer: Optimizer, *, devices: Sequence[str] | None = None) -> None:
-        if devices is not None and len(devices) != 1:
-            raise DeviceError(f"get_training_executor: one device must be given, got {list(devices)}.")
+    def __init__(
+        self,
+        loss: GraphElement,
+        optimizer: Optimizer,
+        *,
+        devices: Sequence[str] | None = None,
+        **placement: Unpack[Placement],
+    ) -> None:
         self._updates = loss._updates(optimizer)
         self._optimizer = optimizer
         root = self._updates.loss
         self._root = root
         self._source = Source(ancestors([*(root.node.loss or ()), root]), root)  # in the order of the file's inputs
         model, self._names = training_model(self._updates)
-        self.session = TrainingSession(as_bytes(model), devices[0] if devices else None)
+        self.session = training_session(as_bytes(model), devices, placement)
         self._types = {spec.name: spec.dtype for spec in self.session.feeds}
         self._sources: dict[Mutable, Any] = {}
         self._rates: dict[Mutable, Array] = {}

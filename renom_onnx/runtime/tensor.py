@@ -70,3 +70,13 @@ class Tensor:
     def read(self) -> np.ndarray[Any, Any]:
         """Return a copy in host memory."""
         return np.array(self.value.numpy())
+
+    def view(self) -> np.ndarray[Any, Any]:
+        """Return the memory itself where the host can write it, else a copy; `commit` makes changes count."""
+        array: np.ndarray[Any, Any] = self.value.numpy()
+        return array
+
+    def commit(self, view: np.ndarray[Any, Any]) -> None:
+        """Copy a changed `view` back to a device whose memory the host cannot write."""
+        if self.device.kind != "cpu":
+            self.write(view)

@@ -33,11 +33,6 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[rm.RenomError], str]] = {
         rm.DeviceError,
         'device \'gpu\': it must be "cpu", "cuda" or "cuda:<number>", got \'gpu\'.',
     ),
-    "several devices": (
-        lambda: mlp().get_training_executor(devices=["cpu", "cpu"]),
-        rm.DeviceError,
-        "get_training_executor: one device must be given, got ['cpu', 'cpu'].",
-    ),
     "two distributors": (
         two_distributors,
         rm.ConversionError,

@@ -1,0 +1,80 @@
+"""Engines: how the devices of one or many processes add their buffers up.
+
+A training step asks an engine for one thing, the sum of a flat buffer over all devices, and a start for another, that
+everybody has the weights of rank 0. `LocalEngine` serves the devices of one process.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from renom_onnx.runtime.reduction import HostReduction, Reduction
+from renom_onnx.runtime.tensor import Tensor
+
+
+class Engine(ABC):
+    """What several devices need of each other; every process has one, and a number of devices of its own.
+
+    Attributes:
+        rank: number of this process, from 0; rank 0 shows progress and writes files.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @abstractmethod
+    def layout(self, n_devices: int) -> tuple[int, int]:
+        """Return the number of this process's first device among all, and how many there are in all.
+
+        Args:
+            n_devices: of this process.
+        """
+
+    @abstractmethod
+    def allreduce(self, buffers: Sequence[Tensor]) -> None:
+        """Replace the buffers by their sum over all devices of all processes, added in one fixed order.
+
+        Args:
+            buffers: one for each device of this process, of the same size and type; written in place. All processes
+                call with as many elements.
+        """
+
+    @abstractmethod
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Give all tensors, one for each device of this process, the value of rank 0's first."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Return when all processes have called."""
+
+
+class LocalEngine(Engine):
+    """The engine of a single process.
+
+    Args:
+        reduction: how buffers are added; default: in host memory.
+    """
+
+    def __init__(self, reduction: Reduction | None = None) -> None:
+        self._reduction = reduction
+
+    def layout(self, n_devices: int) -> tuple[int, int]:
+        return 0, n_devices
+
+    def allreduce(self, buffers: Sequence[Tensor]) -> None:
+        if len(buffers) > 1:
+            self._of(buffers).sum(buffers)
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        if len(tensors) > 1:
+            self._of(tensors).copy(tensors)
+
+    def barrier(self) -> None:
+        pass
+
+    def _of(self, tensors: Sequence[Tensor]) -> Reduction:
+        if self._reduction is None:
+            self._reduction = HostReduction()
+        return self._reduction

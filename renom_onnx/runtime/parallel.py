@@ -1,0 +1,244 @@
+"""`ParallelTrainingSession`: a trainable file on several devices."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from renom_onnx.converters.data_parallel import distribute
+from renom_onnx.converters.parallel_evaluation import LossPart, ParallelEvaluation, parallel_evaluation
+from renom_onnx.converters.signature import input_types
+from renom_onnx.converters.tree import as_bytes
+from renom_onnx.errors import DeviceError, RenomError, RunError, ShapeError
+from renom_onnx.runtime.device import CudaOptions, core_count, parse_device
+from renom_onnx.runtime.engine import Engine, LocalEngine
+from renom_onnx.runtime.failure import run_error
+from renom_onnx.runtime.feed import FeedSpec, check_feeds
+from renom_onnx.runtime.loss import Loss, LossBuffer
+from renom_onnx.runtime.replica import Part, Replica
+from renom_onnx.runtime.team import Job, Team
+from renom_onnx.runtime.tensor import Tensor
+from renom_onnx.runtime.trainable import Trainable
+
+Array = np.ndarray[Any, Any]
+
+
+class ParallelTrainingSession(Trainable):
+    """Trains a file on several devices, each of which is dealt a part of every batch.
+
+    The numbers are those of one device with the whole batch, but for the order of sums; the devices' weights are the
+    same bit for bit. Every device has its own weights, state and sessions. A step computes gradients everywhere, adds
+    them up, and updates everywhere.
+
+    Args:
+        model: a path, bytes or ModelProto with ``training_info``.
+        devices: such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; one may be named several times.
+        synchronize_batch_norm: take the statistics of batch normalizations over all devices; default: each device has
+            those of its part, and the running ones are averaged.
+        threads: of each device; default on CPUs: the cores divided by the devices.
+        spinning: let idle workers of onnxruntime spin between steps; default: no, they would take the other devices'
+            cores.
+        cuda: options of the CUDA provider.
+        engine: how buffers are added; default: within this process.
+
+    Attributes:
+        devices: of this process.
+        feeds, outputs, loss_name: as of `TrainingSession`.
+
+    Raises:
+        ConversionError: the model cannot be read, holds no training step, or one that cannot be dealt.
+        DeviceError: a device is not there, or they are of several kinds.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> x, y = np.ones((4, 3), np.float32), np.zeros((4, 1), np.float32)
+        >>> loss = rm.graph.MeanSquared()(rm.graph.Dense(1)(x), y)
+        >>> model = rm.converters.to_training_onnx(loss, rm.graph.Sgd(0.1))
+        >>> session = rm.runtime.ParallelTrainingSession(model, ["cpu", "cpu"])
+        >>> losses = [float(session.step({"x": x, "y": y})) for _ in range(3)]
+        >>> losses[0] > losses[1] > losses[2]
+        True
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        devices: Sequence[str | None],
+        *,
+        synchronize_batch_norm: bool = False,
+        threads: int | None = None,
+        spinning: bool = False,
+        cuda: CudaOptions | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.devices = [parse_device(device) for device in devices]
+        kinds = {device.kind for device in self.devices}
+        if len(kinds) != 1:
+            raise DeviceError(
+                f"ParallelTrainingSession: devices must be one or more of one kind, got {list(map(str, devices))}."
+            )
+        if threads is None and kinds == {"cpu"}:
+            threads = max(1, core_count() // len(self.devices))
+        self._engine = engine or LocalEngine()
+        self._first, self._n_parts = self._engine.layout(len(self.devices))
+        step = distribute(self._step, synchronized=synchronize_batch_norm)
+        self._dealt = step.dealt
+        self._n_buffers = len(step.stages) - 1
+        options = {"threads": threads, "spinning": spinning, "cuda": cuda}
+        models = [as_bytes(stage.model) for stage in step.stages]
+        state, settings = self._step.state, self._step.optional
+        self._replicas = [Replica(step, models, state, settings, device, options) for device in self.devices]
+        self._step.state.clear()
+        self._loss = LossBuffer(self._replicas[0].loss)
+        self._team = Team(len(self.devices))
+        self._broken: str | None = None
+        self._evaluations: dict[bool, tuple[ParallelEvaluation, list[FeedSpec]]] = {}
+        for tensors in self._held().values():
+            self._engine.broadcast(tensors)
+
+    def step(self, feeds: Mapping[str, Any]) -> Loss:
+        """Take one training step.
+
+        Args:
+            feeds: the whole batch: an array for every input, of the dtype and shape that the file declares;
+                ``learning_rate`` may be fed too and stays.
+
+        Returns:
+            The loss of the batch before the update.
+
+        Raises:
+            ShapeError, DTypeError: a feed does not fit; then nothing was changed.
+            RunError: onnxruntime stopped; then nothing was changed, unless the message says so.
+        """
+        if self._broken is not None:
+            raise RunError(self._broken)
+        parts, settings = self._deal(feeds)
+        old = {name: self.read(name) for name in settings}
+        for name, array in settings.items():
+            self.write(name, array)
+        self._loss.settle()
+        try:
+            self._sum_gradients(parts)
+        except BaseException:
+            for name, array in old.items():
+                self.write(name, array)
+            raise
+        try:
+            self._run([replica.update for replica in self._replicas])
+        except BaseException:
+            self._broken = (
+                "ParallelTrainingSession.step: the devices must have the same weights, got an update that stopped on "
+                "some of them. Open a new session from the last checkpoint."
+            )
+            raise
+        return self._loss.take()
+
+    def _sum_gradients(self, parts: Sequence[Part]) -> None:
+        self._run([partial(r.begin, part) for r, part in zip(self._replicas, parts, strict=True)])
+        for i in range(self._n_buffers):
+            self._run([partial(replica.compute, i) for replica in self._replicas])
+            self._engine.allreduce([replica.buffers[i] for replica in self._replicas])
+
+    def _run(self, jobs: Sequence[Job], caller: str = "step") -> list[Any]:
+        try:
+            return self._team.run(jobs)
+        except RenomError:
+            raise
+        except Exception as e:
+            raise run_error(f"ParallelTrainingSession.{caller}", e) from e
+
+    def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the inference outputs with today's weights, and the loss where its targets are fed too.
+
+        The rows are dealt to the devices of this process, if all outputs are made of rows.
+
+        Args:
+            feeds: an array for every input of the inference reading, and for all other inputs or none.
+
+        Raises:
+            ShapeError, DTypeError: a feed does not fit.
+            RunError: onnxruntime stopped.
+        """
+        given = {name: array for name, array in feeds.items() if name not in self._step.optional}
+        with_loss = self._wants_loss(given)
+        if with_loss not in self._evaluations:
+            made = parallel_evaluation(self._model, self._step, with_loss=with_loss)
+            specs = [FeedSpec(*t) for t in input_types(made.model.graph) if t[0] not in self._step.bindings]
+            self._evaluations[with_loss] = (made, specs)
+        evaluation, specs = self._evaluations[with_loss]
+        arrays, _ = check_feeds("ParallelTrainingSession.evaluate", specs, given)
+        rows = deal(len(arrays[evaluation.dealt[0]]), len(self._replicas)) if evaluation.dealt else [slice(0, 1)]
+        rows = [bounds for i, bounds in enumerate(rows) if i == 0 or bounds.stop > bounds.start]
+        parts = [{n: a[bounds] if n in evaluation.dealt else a for n, a in arrays.items()} for bounds in rows]
+        jobs = [partial(r.evaluate, with_loss, evaluation, p) for r, p in zip(self._replicas, parts, strict=False)]
+        found = self._run([*jobs, *[dict] * (len(self._replicas) - len(jobs))], "evaluate")[: len(jobs)]
+        outputs = {name: np.concatenate([part[name] for part in found]) for name in evaluation.outputs}
+        if evaluation.loss:
+            weights = [bounds.stop - bounds.start for bounds in rows]
+            outputs[self.loss_name] = whole_loss(evaluation.loss, found, weights)
+        return outputs
+
+    def _deal(self, feeds: Mapping[str, Any]) -> tuple[list[Part], dict[str, Array]]:
+        """Return the parts of this process's devices, and the settings that are fed."""
+        caller = "ParallelTrainingSession.step"
+        arrays, sizes = check_feeds(caller, self.feeds, feeds, tuple(self._step.optional))
+        settings = {name: arrays.pop(name) for name in self._step.optional if name in arrays}
+        rows = {name: len(arrays[name]) for name in self._dealt}
+        n_rows = rows[self._dealt[0]]
+        if any(n != n_rows for n in rows.values()) or not n_rows:
+            got = ", ".join(f"{n} of {name}" for name, n in rows.items())
+            raise ShapeError(f"{caller}: feeds must have the same number of rows, one at least, got {got}.")
+        symbols = {str(spec.shape[0]) for spec in self.feeds if spec.name in self._dealt and spec.shape}
+        parts: list[Part] = []
+        for bounds in deal(n_rows, self._n_parts)[self._first : self._first + len(self.devices)]:
+            n = bounds.stop - bounds.start
+            own = {name: array[bounds] if name in self._dealt else array for name, array in arrays.items()}
+            own_sizes = {symbol: n if symbol in symbols else size for symbol, size in sizes.items()}
+            parts.append(Part(own, own_sizes, bounds.start, n / n_rows))
+        return parts, settings
+
+    def _held(self) -> dict[str, Sequence[Tensor]]:
+        first = self._replicas[0]
+        held: dict[str, Sequence[Tensor]] = {
+            name: [replica.state[name] for replica in self._replicas] for name in first.state
+        }
+        held.update((name, [r.settings[name] for r in self._replicas]) for name in self._step.optional)
+        return held
+
+
+def whole_loss(parts: Sequence[LossPart], found: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> Array:
+    """Return the loss of all rows.
+
+    Args:
+        parts: what it is put together from.
+        found: outputs of every device.
+        rows: of every device.
+    """
+    total: Any = 0.0
+    for part in parts:
+        values = np.array([output[part.value] for output in found])
+        if not part.is_mean:
+            total = total + values.sum(0)
+            continue
+        weights = np.array(rows if part.divisor is None else [output[part.divisor] for output in found], np.float64)
+        counts = weights > 0  # without labels that count, the part's own mean is no number
+        shares = weights[counts] / weights.sum() if counts.any() else np.full(1, np.nan)
+        total = total + np.tensordot(shares, values[counts] if counts.any() else values[:1], 1)
+    return np.asarray(total, found[0][parts[0].value].dtype)
+
+
+def deal(n_rows: int, n_parts: int) -> list[slice]:
+    """Return the rows of each part, in order, as even as can be; the first ones get one more.
+
+    Example:
+        >>> deal(5, 3)
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    size, rest = divmod(n_rows, n_parts)
+    starts = [i * size + min(i, rest) for i in range(n_parts + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(starts)]
