@@ -7,12 +7,12 @@ the topological order, so a chain of any length works.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
-from renom_onnx.errors import GradientError
+from renom_onnx.errors import GradientError, RenomError
 from renom_onnx.graph.builder import Builder, make_node
 from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against, refusal
 from renom_onnx.graph.function import DOMAIN, Function, call
@@ -61,6 +61,7 @@ def reverse_walk(
     opset: int,
     wanted: Collection[Value] | None = None,
     root: str = "the loss",
+    on_refusal: Callable[[Node, str], None] | None = None,
 ) -> ReverseWalk:
     """Differentiate.
 
@@ -71,6 +72,8 @@ def reverse_walk(
             such a path is an error. A path ends at the first of them. None follows every path and needs the gradients
             of the trainable parameters.
         root: what an error calls the seeded value.
+        on_refusal: called with a node that has no gradient and the reason, in the place of an error; the walk goes on
+            elsewhere.
 
     Raises:
         GradientError: a wanted value is reached only through an operator that has no rule.
@@ -89,9 +92,18 @@ def reverse_walk(
             continue
         if not is_differentiable(node):
             if reason_against(node) is None and node in needed:
-                raise GradientError(_no_rule(node, needed[node], order, root))
+                if on_refusal is None:
+                    raise GradientError(_no_rule(node, needed[node], order, root))
+                on_refusal(node, refusal(node) or "there is no gradient rule")
             continue
-        for position, gradient in gradient_node(node, dys, opset=opset).items():
+        try:
+            gradients = gradient_node(node, dys, opset=opset)
+        except RenomError as e:
+            if on_refusal is None:
+                raise
+            on_refusal(node, str(e))
+            continue
+        for position, gradient in gradients.items():
             x = node.inputs[position]
             assert x is not None
             if wanted is None or x.node in needed:
