@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from renom_onnx.errors import RenomError
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import WITH_BODIES, attribute_bodies, captures, operand_count
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.cost import Cost, formula_cost
 from renom_onnx.graph.expansion import expand
@@ -75,6 +76,8 @@ class Meter:
             return Cost()
         if node.function is not None:
             return self._call(node, node.function)
+        if node.op_type in WITH_BODIES and attribute_bodies(node.attributes):
+            return self._control(node)
         self._size_outputs(node)
         inputs, outputs = [self.shape(v) for v in node.inputs], [self.shape(v) for v in node.outputs]
         found = formula_cost(node, inputs, outputs)
@@ -99,8 +102,7 @@ class Meter:
             return
         for value, (_, shape) in zip(node.outputs, inferred, strict=True):
             numbers = _numbers(shape, self._sizes)
-            if numbers is not None and self.shape(value) is None:
-                self._shapes[value] = numbers
+            self._set(value, numbers)
 
     def _fold(self, node: Node) -> None:
         """Compute the one output if it is a small array of integers that the sizes decide."""
@@ -125,21 +127,71 @@ class Meter:
     def _call(self, node: Node, function: Function) -> Cost:
         inner = Meter()
         for formal, actual in zip(function.inputs, node.inputs, strict=False):
-            shape, array = self.shape(actual), self.known(actual)
-            if shape is None:
-                continue
-            inner._shapes[formal] = shape
-            for symbol, size in zip(formal.shape or (), shape, strict=False):
-                if isinstance(symbol, str):
-                    inner._sizes[symbol] = size
-            if array is not None:
-                inner._known[formal] = array
+            inner._bind(formal, self.shape(actual), self.known(actual))
         cost = inner.read_all(function.body())
         for outer, value in zip(node.outputs, function.outputs, strict=False):
-            shape = inner.shape(value)
-            if shape is not None and self.shape(outer) is None:
-                self._shapes[outer] = shape
+            self._set(outer, inner.shape(value))
         return cost
+
+    def _bind(self, formal: Value, shape: Numbers | None, array: np.ndarray[Any, Any] | None = None) -> None:
+        """Give a formal input the sizes, and the numbers where they are known, that it has in one call."""
+        if shape is None:
+            return
+        self._shapes[formal] = shape
+        for symbol, size in zip(formal.shape or (), shape, strict=False):
+            if isinstance(symbol, str):
+                self._sizes[symbol] = size
+        if array is not None:
+            self._known[formal] = array
+
+    def _set(self, value: Value, shape: Numbers | None) -> None:
+        if shape is not None and self.shape(value) is None:
+            self._shapes[value] = shape
+
+    def _control(self, node: Node) -> Cost:
+        """Measure If, Loop or Scan: the dearer branch, or the body as often as it is known to run."""
+        inner = Meter(self._sizes)
+        for body, captured in captures(node):
+            for formal, actual in zip(body.captures, captured, strict=False):
+                inner._bind(formal, self.shape(actual), self.known(actual))
+        bodies = [body for _, body in attribute_bodies(node.attributes)]
+        if node.op_type == "If":
+            costs = [inner.read_all(body.nodes) for body in bodies]
+            for i, value in enumerate(node.outputs):
+                shapes = {inner.shape(body.outputs[i]) for body in bodies if i < len(body.outputs)}
+                self._set(value, shapes.pop() if len(shapes) == 1 else None)
+            return max(costs, key=lambda cost: cost.flops)
+        operands = node.inputs[: operand_count(node)]
+        n_steps, scanned = self._steps(node, operands)
+        states = operands[2 if node.op_type == "Loop" else 0 : len(operands) - len(scanned)]
+        formals = bodies[0].inputs[2 if node.op_type == "Loop" else 0 :]
+        for formal, shape in zip(formals, [*(self.shape(v) for v in states), *scanned], strict=False):
+            inner._bind(formal, shape)
+        once = inner.read_all(bodies[0].nodes)
+        if n_steps is None:
+            return Cost(uncounted=once.uncounted | {node.op_type})
+        results = bodies[0].outputs[1 if node.op_type == "Loop" else 0 :]
+        for i, (value, result) in enumerate(zip(node.outputs, results, strict=False)):
+            shape = inner.shape(result)
+            is_stacked = i >= len(states) and shape is not None
+            self._set(value, (n_steps, *shape) if is_stacked and shape is not None else shape)
+        return Cost(n_steps * once.macs, n_steps * once.flops, once.uncounted)
+
+    def _steps(self, node: Node, operands: Sequence[Value | None]) -> tuple[int | None, list[Numbers | None]]:
+        """Return how often a body runs, where sizes tell, and the shapes of what each step of a Scan reads."""
+        if node.op_type == "Loop":
+            limit = self.known(operands[0] if operands else None)
+            return (int(limit.reshape(-1)[0]) if limit is not None and limit.size == 1 else None), []
+        n_scanned = int(node.attributes.get("num_scan_inputs", 0))
+        shapes = [self.shape(value) for value in operands[len(operands) - n_scanned :]]
+        axes = node.attributes.get("scan_input_axes") or (0,) * n_scanned
+        if any(
+            shape is None or not -len(shape) <= axis < len(shape) for shape, axis in zip(shapes, axes, strict=False)
+        ):
+            return None, [None] * n_scanned
+        known = [(shape, axis % len(shape)) for shape, axis in zip(shapes, axes, strict=False) if shape]
+        parts: list[Numbers | None] = [(*shape[:axis], *shape[axis + 1 :]) for shape, axis in known]
+        return (known[0][0][known[0][1]] if known else None), parts
 
     def _through_body(self, node: Node) -> Cost:
         """Return the cost of the operators that ONNX defines this one by."""

@@ -164,10 +164,35 @@ def test_elements_cost_what_their_nodes_do():
     assert total(ancestors([y.output]), {"N": 10}) == Cost(120, 2 * 120 + 40 + 40)
 
 
+def test_of_two_branches_the_dearer_one_counts():
+    cheap, dear = "g () => (float[2] a) { a = Identity(x) }", "h () => (float[2] b) { c = Neg(x) b = Neg(c) }"
+    found = cost_of(f"float[2] x, bool c => z = If<then_branch = {cheap}, else_branch = {dear}>(c) y = Exp(z)")
+    assert found == Cost(0, 2 * 2 + 2)
+
+
+STEP = (
+    "b (int64 i, bool k, float[3] s) => (bool l, float[3] t, float[3] u) { l = Identity(k) t = Add(s, x) u = Exp(t) }"
+)
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    found = cost_of(f"float[3] x => n = Constant<value_int = 5>() f, z = Loop<body = {STEP}>(n, , x) y = Exp(z)")
+    assert found == Cost(0, 5 * (3 + 3) + 5 * 3)
+    found = cost_of(f"float[3] x, int64 n => f, z = Loop<body = {STEP}>(n, , x) y = Exp(f)")
+    assert found == Cost(0, 3, frozenset(["Loop"]))
+
+
+def test_a_scan_counts_its_steps():
+    step = "b (float[4] s, float[2] e) => (float[4] t, float[2] o) { m = MatMul(e, w) t = Add(s, m) o = Neg(e) }"
+    found = cost_of(
+        f"float[4] s, float[N, 7, 2] x, float[2, 4] w => q = Squeeze(x) "
+        f"f, z = Scan<body = {step}, num_scan_inputs = 1>(s, q) y = Exp(z)",
+        {"N": 1},
+    )
+    assert (found.macs, found.flops) == (7 * 8, 7 * (2 * 8 + 4 + 2) + 7 * 2)
+
+
 def test_what_is_not_counted_is_named():
-    branch = "then_branch = g () => (float[2] a) { a = Identity(x) }, else_branch = h () => (float[2] b) { b = Neg(x) }"
-    control = cost_of(f"float[2] x, bool c => z = If<{branch}>(c) y = Exp(z)")
-    assert control == Cost(0, 2, frozenset(["If"]))
     node = Node("Swoosh", [], [(np.dtype("float32"), (3,))], opset=1, domain="example")
     assert total([node]) == Cost(uncounted=frozenset(["example.Swoosh"]))
     assert cost_of("float[N, 3] x => y = Exp(x)") == Cost(uncounted=frozenset(["Exp"]))
