@@ -150,6 +150,12 @@ def has_element_type(dtype: np.dtype[Any]) -> bool:
     return True
 
 
+def tensor_type_name(dtype: np.dtype[Any]) -> str | None:
+    """Return what ONNX calls an element type, such as "float" for float32; None for what is no tensor of known type."""
+    is_known = dtype.kind != "O" and has_element_type(dtype)
+    return str(onnx.TensorProto.DataType.Name(element_type(dtype))).lower() if is_known else None
+
+
 def dtype_named(name: str) -> np.dtype[Any]:
     """Return the NumPy type of a name such as "float32" or "bfloat16"."""
     return dtype_of(onnx.TensorProto.DataType.Value(name.upper())) if name == "bfloat16" else np.dtype(name)
