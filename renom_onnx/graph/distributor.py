@@ -79,7 +79,9 @@ class Distributor:
                 f"{kind}: names must be as many different ones as there are sources, got {list(names)} for "
                 f"{len(sources)}. {site}"
             )
-        self.arrays = tuple(as_rows(source, f"{kind}: {name}") for source, name in zip(sources, names, strict=True))
+        self.arrays: tuple[Array | Rows, ...] = tuple(
+            as_rows(source, f"{kind}: {name}") for source, name in zip(sources, names, strict=True)
+        )
         for array, name in zip(self.arrays, names, strict=True):
             if not array.shape:
                 raise ShapeError(f"{kind}: {name} must have rows, got a single number. {site}")
@@ -105,6 +107,10 @@ class Distributor:
     def n_batches(self) -> int:
         """Number of batches with rows in an epoch."""
         return -(-len(self) // self.batch_size)
+
+    def rows_of(self, index: int) -> Array | Rows:
+        """Return all rows of an output, in the order of the source."""
+        return self.arrays[index]
 
     def get_output_graphs(self) -> tuple[GraphElement, ...]:
         """Return the outputs as elements: (data, target)."""

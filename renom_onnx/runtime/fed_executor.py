@@ -164,7 +164,10 @@ def _value(given: Any) -> Value:
 def _dealt(values: Mapping[int, Value]) -> Distributor:
     """Return a distributor that has, at these positions, these arrays or what these outputs of distributors deal."""
     streams = {place: value.node for place, value in values.items() if isinstance(value.node, Stream)}
-    sources: dict[int, Any] = {place: stream.distributor.arrays[stream.index] for place, stream in streams.items()}
+    dealers = {stream.distributor for stream in streams.values()}
+    if len(streams) == len(values) and len(dealers) == 1 and all(s.index == place for place, s in streams.items()):
+        return dealers.pop()
+    sources: dict[int, Any] = {place: stream.distributor.rows_of(stream.index) for place, stream in streams.items()}
     for place, value in values.items():
         node = value.node
         if isinstance(node, Static):
@@ -173,9 +176,6 @@ def _dealt(values: Mapping[int, Value]) -> Distributor:
             raise ConversionError(
                 f"execute: validation data must be arrays or outputs of a distributor, got {printed_name(node)}."
             )
-    dealers = {stream.distributor for stream in streams.values()}
-    if len(streams) == len(values) and len(dealers) == 1 and all(s.index == place for place, s in streams.items()):
-        return dealers.pop()
     first = next(iter(sources.values()))
     size = min((dealer.batch_size for dealer in dealers), default=max(len(first), 1))
     columns = [sources.get(place, first) for place in range(max(sources) + 1)]  # those that nobody reads are filled

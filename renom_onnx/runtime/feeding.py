@@ -45,7 +45,7 @@ class Source:
 
     def batches(self, data: Distributor | None = None) -> Iterator[Feeds]:
         """Yield the feeds of one epoch, of another distributor if one is given."""
-        source = data or next(iter(self.distributors), None)
+        source = data if data is not None else next(iter(self.distributors), None)
         if source is None:
             yield self.arrays
             return

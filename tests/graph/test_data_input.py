@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 import renom_onnx as rm
+
+g = rm.graph
 
 
 def dealt(element: Any) -> list[np.ndarray[Any, Any]]:
@@ -61,6 +65,24 @@ def test_a_memory_mapped_array_is_read_batch_by_batch(tmp_path: Path):
     source = x.output.node.distributor.arrays[0]
     assert np.shares_memory(source, mapped)
     np.testing.assert_array_equal(np.concatenate(dealt(x)), mapped)
+
+
+def test_a_memory_mapped_array_larger_than_the_memory_is_dealt(tmp_path: Path):
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    rows = 16384
+    size = memory * 5 // 4 // rows // 4
+    mapped = np.memmap(tmp_path / "x.bin", np.float32, "w+", shape=(rows, size))  # holes: no disk is filled
+    mapped[:, 0] = np.arange(rows)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    x, y = g.DistributorElement(mapped, np.arange(rows), batch_size=2, shuffle=True).get_output_graphs()
+    for _ in range(3):
+        np.testing.assert_array_equal((x.sum(1) - y).as_ndarray(), [0, 0])
+    dense = g.Dense(1, initializer=rm.utility.initializer.Constant(1))
+    loss = g.MeanSquared("sum")(dense(x.sum(1, keepdims=True)), (y * 1.0).reshape(-1, 1))
+    executor = loss.get_training_executor(g.Sgd(1e-9), ["cpu"])
+    assert [executor.step() for _ in range(3)] == [0.0, 0.0, 0.0]
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    assert grown < memory / 8
 
 
 class Squares:
