@@ -12,6 +12,7 @@ import onnx
 from onnx import inliner, shape_inference, version_converter
 
 from renom_onnx.converters.encoding import array_of, constant_array, graph_shell, note_of, plain_attribute
+from renom_onnx.converters.external_data import load_training_data
 from renom_onnx.errors import ConversionError, RenomError, first_line
 from renom_onnx.graph import schema
 from renom_onnx.graph.body import WITH_BODIES, Body, Type, attribute_bodies, formal_types, output_types
@@ -72,7 +73,11 @@ def read_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.
 
 def _parsed(model: str | os.PathLike[str] | bytes, what: str) -> onnx.ModelProto:
     try:
-        proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+        if isinstance(model, bytes):
+            proto = onnx.load_model_from_string(model)
+        else:
+            proto = onnx.load(model)
+            load_training_data(proto, os.path.dirname(model))  # noqa: PTH120  (a path of any kind)
     except OSError:
         raise
     except Exception as e:  # protobuf, unicode and external-data errors have no common base

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import onnx
 from onnx import shape_inference
 
 from renom_onnx.converters.importer import captured, read_model, value_type
+from renom_onnx.converters.structure import (
+    FunctionKey,
+    domain_of,
+    every_node,
+    functions_of,
+    key_of,
+    label_of,
+    named_values,
+    names_in,
+    opsets_of,
+    value_names,
+)
+from renom_onnx.converters.surgery.opset import same_operators
 from renom_onnx.converters.training_info import concatenate, with_graph
 from renom_onnx.errors import first_line
 from renom_onnx.graph import schema
@@ -20,9 +33,10 @@ def lint(model: Any) -> list[str]:
     """Return the problems of a model and of its training steps, a sentence each; none is an empty list.
 
     Checked are: the inference reading by onnx.checker; bindings whose key is no initializer, whose value is no output,
-    that are given twice or change type or shape; operators that neither ONNX nor the file defines; names that the
-    algorithm declares again or reads without anybody writing them; the concatenation of graph and algorithm by
-    onnx.checker.
+    that are given twice or change type or shape; operators that neither ONNX nor the file defines, and function bodies
+    that mean something else at the model's opset; names that the algorithm declares again or reads without anybody
+    writing them, also in the attributes of Gradient; the concatenation of graph and algorithm by onnx.checker, and the
+    initialization, which must stand by itself.
 
     Args:
         model: a ModelProto, path or bytes.
@@ -39,16 +53,17 @@ def lint(model: Any) -> list[str]:
         "training_info[0]: update_binding: the key must name an initializer, got 'nobody', which is none."
     """
     proto = read_model(model)
-    parts = {"graph": proto.graph.node, "functions": [node for f in proto.functions for node in f.node]}
-    problems = [f"{part}: {p}" for part, nodes in parts.items() for p in _unknown_operators(proto, nodes)]
+    known = set(functions_of(proto))
+    problems = [f"graph: {p}" for p in _unknown_operators(known, opsets_of(proto), proto.graph.node)]
+    problems += [f"functions: {p}" for function in proto.functions for p in _function_problems(proto, known, function)]
+    problems += [f"graph: {p}" for p in _gradient_problems(proto.graph)]
     if not problems:
         problems = _checked(with_graph(proto, proto.graph), "graph")
     is_sound = not problems
     for i, info in enumerate(proto.training_info):
         where = f"training_info[{i}]"
         problems += [f"{where}: {problem}" for problem in _training_problems(proto, i, info, is_sound)]
-    keys = Counter(b.key for info in proto.training_info for b in info.update_binding)
-    problems += [f"update_binding: a key must be bound once, got {k!r} {n} times." for k, n in keys.items() if n > 1]
+    problems += _bound_twice("update_binding", [b for info in proto.training_info for b in info.update_binding])
     return problems
 
 
@@ -60,9 +75,13 @@ def _training_problems(
     outputs = {o.name: o for o in graph.output}
     initial = {o.name: o for o in info.initialization.output}
     broken = list(_redeclared(model.graph, info.algorithm))
-    broken += _unknown_operators(model, [*info.algorithm.node, *info.initialization.node])
+    known, opsets = set(functions_of(model)), opsets_of(model)
+    broken += _unknown_operators(known, opsets, info.algorithm.node)
     broken += _unwritten(graph)
+    broken += _gradient_problems(graph)
     yield from broken
+    yield from _initialization_problems(model, known, info, is_sound)
+    yield from _bound_twice("initialization_binding", info.initialization_binding)
     for kind, bindings, values in (
         ("update_binding", info.update_binding, outputs),
         ("initialization_binding", info.initialization_binding, initial),
@@ -103,16 +122,64 @@ def _redeclared(graph: onnx.GraphProto, algorithm: onnx.GraphProto) -> Iterable[
         yield f"the algorithm must not declare a name of the graph again, got {name!r}."
 
 
-def _unknown_operators(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Iterable[str]:
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-    functions = {(f.domain, f.name, f.overload) for f in model.functions}
-    for node in nodes:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if (node.domain, node.op_type, node.overload) in functions:
+def _unknown_operators(
+    functions: Collection[FunctionKey], opsets: Mapping[str, int], nodes: Iterable[onnx.NodeProto]
+) -> Iterable[str]:
+    for node in every_node(nodes):
+        domain = domain_of(node)
+        if key_of(node) in functions:
             continue
         if domain not in opsets or not schema.has_operator(node.op_type, opsets[domain], domain):
             got = f"{f'{domain}.' if domain else ''}{node.op_type} in node {node.name!r}"
             yield f"every operator must be defined by ONNX or by a function of the file, got {got}."
+
+
+def _function_problems(
+    model: onnx.ModelProto, functions: Collection[FunctionKey], function: onnx.FunctionProto
+) -> Iterable[str]:
+    own = opsets_of(function)
+    broken = list(_unknown_operators(functions, own, function.node))
+    yield from broken
+    for domain, version in opsets_of(model).items():
+        if not broken and not same_operators(function.node, domain, own.get(domain, version), version):
+            yield (
+                f"a body must mean the same at the model's opset {version}, got {function.name}, written at opset "
+                f"{own[domain]}."
+            )
+
+
+def _gradient_problems(graph: onnx.GraphProto) -> Iterable[str]:
+    written = value_names(graph)
+    for node in every_node(graph.node):
+        attributes = {attribute.name: attribute for attribute in named_values(node)}
+        for name in [*names_in(attributes.get("xs")), *names_in(attributes.get("zs")), *names_in(attributes.get("y"))]:
+            if name not in written:
+                yield f"Gradient must name values in xs, zs and y, got {name!r} in node {label_of(node)!r}."
+        n_named = len(names_in(attributes.get("xs"))) + len(names_in(attributes.get("zs")))
+        if attributes and n_named != len(node.input):
+            yield (
+                f"Gradient must have an input for every name in xs and zs, got {len(node.input)} inputs and {n_named} "
+                f"names in node {label_of(node)!r}."
+            )
+
+
+def _initialization_problems(
+    model: onnx.ModelProto, functions: Collection[FunctionKey], info: onnx.TrainingInfoProto, is_sound: bool
+) -> Iterable[str]:
+    graph = info.initialization
+    if not graph.node and not graph.output:
+        return
+    broken = list(_unknown_operators(functions, opsets_of(model), graph.node))
+    broken += [f"the initialization must have no inputs, got {value.name!r}." for value in graph.input]
+    broken += [f"the initialization: {problem}" for problem in _unwritten(graph)]
+    yield from broken
+    if is_sound and not broken:
+        yield from _checked(with_graph(model, graph), "the initialization")
+
+
+def _bound_twice(kind: str, bindings: Iterable[onnx.StringStringEntryProto]) -> list[str]:
+    keys = Counter(binding.key for binding in bindings)
+    return [f"{kind}: a key must be bound once, got {key!r} {n} times." for key, n in keys.items() if n > 1]
 
 
 def _unwritten(graph: onnx.GraphProto) -> Iterable[str]:

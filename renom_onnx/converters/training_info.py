@@ -5,7 +5,7 @@ Source: https://onnx.ai/onnx/repo-docs/IR.html#training-related-information.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,8 @@ class TrainingStep:
         state: values of the mutable initializers by name.
         feeds: names of the inputs that a step is fed, the learning rate among the optional ones.
         optional: feeds with a default, by name.
-        reset_names: mutable initializers that `initialization` resets: state, not weights.
+        weights: names of the mutable initializers of the graph; those of the algorithm are state.
+        rate: name of the learning rate among the optional feeds, None without one.
     """
 
     model: onnx.ModelProto
@@ -59,7 +60,8 @@ class TrainingStep:
     state: dict[str, np.ndarray[Any, Any]]
     feeds: tuple[str, ...]
     optional: dict[str, np.ndarray[Any, Any]]
-    reset_names: frozenset[str]
+    weights: tuple[str, ...]
+    rate: str | None
 
 
 def concatenate(model: onnx.ModelProto, index: int = 0) -> onnx.GraphProto:
@@ -118,7 +120,7 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
     step = onnx.GraphProto()
     step.name = "step"
     wanted = [losses[0], *dict.fromkeys(bindings.values())]
-    step.node.extend(_needed(graph.node, wanted))
+    step.node.extend(needed(graph.node, wanted))
     read = _read(step.node)
     kept = set(tensors) - set(bindings) - set(optional)
     step.initializer.extend(t for name, t in tensors.items() if name in kept and name in read)
@@ -132,12 +134,13 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
     return TrainingStep(
         with_graph(model, step),
         losses[0],
-        losses[1] if losses[1:] == ["evaluation_loss"] else losses[0],
+        next((name for name in losses[1:] if name.endswith("evaluation_loss")), losses[0]),  # it may have a prefix
         bindings,
         state,
         names,
         {k: v for k, v in optional.items() if k in names},
-        frozenset(b.key for b in info.initialization_binding),
+        tuple(tensor.name for tensor in model.graph.initializer if tensor.name in bindings),
+        next((name for name in optional if name.endswith("learning_rate")), None),
     )
 
 
@@ -145,7 +148,7 @@ def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: b
     """Return the inference outputs, and the loss, as a model whose mutable initializers are plain inputs."""
     graph = concatenate(model) if with_loss else model.graph
     wanted = [*model.graph.output, *(o for o in graph.output if with_loss and o.name == step.evaluation_loss)]
-    nodes = _needed(graph.node, [o.name for o in wanted])
+    nodes = needed(graph.node, [o.name for o in wanted])
     read = _read(nodes) | {o.name for o in wanted}
     result = onnx.GraphProto()
     result.name = "evaluation"
@@ -159,13 +162,12 @@ def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: b
     return with_graph(model, result)
 
 
-def without_state(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with the values of its mutable initializers left out; `fill_state` puts them in again."""
+def without_state(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelProto:
+    """Return the model with the values of these initializers left out; `fill_state` puts them in again."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    mutable = {b.key for info in result.training_info for b in info.update_binding}
     for tensor in _tensors(result):
-        if tensor.name in mutable:
+        if tensor.name in names:
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                 tensor.ClearField(field)
     return result
@@ -193,34 +195,7 @@ def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
         yield from info.algorithm.initializer
 
 
-def inference_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the plain inference model of a trainable one, without the functions that only training calls."""
-    result = with_graph(model, model.graph)
-    used = _called(model.graph.node, {(f.domain, f.name, f.overload): f for f in model.functions})
-    del result.functions[:]
-    result.functions.extend(f for f in model.functions if (f.domain, f.name, f.overload) in used)
-    domains = {n.domain for n in result.graph.node} | {n.domain for f in result.functions for n in f.node}
-    del result.opset_import[:]
-    result.opset_import.extend(o for o in model.opset_import if o.domain in ("", "ai.onnx") or o.domain in domains)
-    del result.metadata_props[:]
-    return result
-
-
-def _called(nodes: Iterable[onnx.NodeProto], functions: dict[Any, onnx.FunctionProto]) -> set[Any]:
-    used: set[Any] = set()
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        for attribute in node.attribute:
-            stack.extend(inner for graph in [attribute.g, *attribute.graphs] for inner in graph.node)
-        key = (node.domain, node.op_type, node.overload)
-        if key in functions and key not in used:
-            used.add(key)
-            stack.extend(functions[key].node)
-    return used
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
+def needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
     """Return the nodes that the wanted names need, in order."""
     names = set(wanted)
     kept = []

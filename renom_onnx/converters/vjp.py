@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph, read_model
-from renom_onnx.converters.names import Names
+from renom_onnx.converters.structure import names_of
 from renom_onnx.converters.writer import FunctionTable, Writer, read_values, value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
@@ -110,24 +110,10 @@ def _require_types(graph: ImportedGraph, targets: Iterable[Value]) -> None:
             )
 
 
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    """Return every name of a graph and of the graphs in it."""
-    names, graphs = set(), [graph]
-    while graphs:
-        current = graphs.pop()
-        names |= {value.name for value in [*current.input, *current.initializer, *current.output]}
-        for node in current.node:
-            names.update([*node.input, *node.output])
-            graphs += [graph for attribute in node.attribute for graph in [attribute.g, *attribute.graphs]]
-    return names
-
-
 def _write(
     proto: onnx.ModelProto, graph: ImportedGraph, seeds: Sequence[Value], gradients: Sequence[Value], inline: bool
 ) -> onnx.ModelProto:
-    names = Names(_all_names(proto.graph))
-    for node in proto.graph.node:
-        names.fresh_node(node.name)
+    names = names_of(proto)
     for value in graph.values.values():
         names.fix(value, str(value.name))
     for value in [*seeds, *gradients]:

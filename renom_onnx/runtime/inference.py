@@ -9,7 +9,7 @@ import numpy as np
 
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.signature import input_types
-from renom_onnx.converters.training_info import inference_model
+from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.runtime.device import CudaOptions, open_session, parse_device
 from renom_onnx.runtime.failure import run_error
@@ -53,7 +53,7 @@ class InferenceSession:
         proto = read_model(model)
         self.device = parse_device(device)
         if proto.training_info:
-            proto = inference_model(proto)
+            proto = strip(proto)
         initialized = {tensor.name for tensor in proto.graph.initializer}
         self.inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
         self.outputs = tuple(output.name for output in proto.graph.output)

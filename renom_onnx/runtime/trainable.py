@@ -12,7 +12,8 @@ import numpy as np
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.signature import ModelProto, input_types
-from renom_onnx.converters.training_info import fill_state, inference_model, training_step, without_state
+from renom_onnx.converters.surgery import strip
+from renom_onnx.converters.training_info import fill_state, training_step, without_state
 from renom_onnx.errors import ConversionError
 from renom_onnx.runtime.feed import FeedSpec
 from renom_onnx.runtime.loss import Loss
@@ -36,7 +37,7 @@ class Trainable(ABC):
     def __init__(self, model: Any) -> None:
         proto = read_model(model)
         self._step = training_step(proto)
-        self._model = without_state(proto)
+        self._model = without_state(proto, self._step.bindings)
         types = {name: (dtype, shape) for name, dtype, shape in input_types(self._step.model.graph)}
         self.feeds = tuple(FeedSpec(name, *types[name]) for name in self._step.feeds)
         self.outputs = tuple(output.name for output in proto.graph.output)
@@ -69,16 +70,27 @@ class Trainable(ABC):
     @property
     def parameters(self) -> dict[str, Array]:
         """Copies of the trainable weights by name."""
-        return {name: self.read(name) for name in self._step.bindings if name not in self._step.reset_names}
+        return {name: self.read(name) for name in self._step.weights}
 
     @property
     def learning_rate(self) -> float:
-        """Step size of the next step; assigning changes it."""
-        return float(self.read("learning_rate"))
+        """Step size of the next step; assigning changes it.
+
+        Raises:
+            ConversionError: the training step has none that can be fed.
+        """
+        return float(self.read(self._rate()))
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self.write("learning_rate", np.array(value, np.float32))
+        self.write(self._rate(), np.array(value, np.float32))
+
+    def _rate(self) -> str:
+        if self._step.rate is None:
+            raise ConversionError(
+                f"{type(self).__name__}.learning_rate: the file must have a learning rate that can be fed, got none."
+            )
+        return self._step.rate
 
     def read(self, name: str) -> Array:
         """Return a copy of a weight, a state or a learning rate.
@@ -123,4 +135,4 @@ class Trainable(ABC):
 
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the inference reading alone, with today's weights."""
-        write_file(inference_model(self.to_model()), path)
+        write_file(strip(self.to_model()), path)

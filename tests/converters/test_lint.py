@@ -123,6 +123,61 @@ def broken_graph(model: onnx.ModelProto) -> None:
     model.graph.node[0].input[0] = "ghost"
 
 
+def gradient(model: onnx.ModelProto, xs: list[str], y: str, inputs: list[str]) -> None:
+    domain = "ai.onnx.preview.training"
+    node = helper.make_node("Gradient", inputs, ["g"], name="gradient", domain=domain, xs=xs, y=y)
+    model.training_info[0].algorithm.node.append(node)
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+
+
+def gradient_of_nobody(model: onnx.ModelProto) -> None:
+    gradient(model, ["dense1.w"], "nobody", ["dense1.w"])
+
+
+def gradient_with_too_few_inputs(model: onnx.ModelProto) -> None:
+    gradient(model, ["dense1.w", "x"], "loss", ["dense1.w"])
+
+
+def initialization_with_an_input(model: onnx.ModelProto) -> None:
+    model.training_info[0].initialization.input.append(model.graph.input[0])
+
+
+def initialization_that_reads_a_name_of_the_graph(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Neg", ["dense1.w"], ["negative"], name="negative")
+    model.training_info[0].initialization.node.append(node)
+
+
+def initialization_of_mixed_shapes(model: onnx.ModelProto) -> None:
+    first, *_ = model.training_info[0].initialization.node
+    node = helper.make_node("Add", [first.output[0], "dense1.w.momentum.initial"], ["mixed"], name="mixed")
+    model.training_info[0].initialization.node.insert(2, node)
+
+
+def initialized_twice(model: onnx.ModelProto) -> None:
+    model.training_info[0].initialization_binding.append(binding(model, "initialization_binding"))
+
+
+def a_body_of_another_opset(model: onnx.ModelProto) -> None:
+    function = model.functions[0]
+    function.opset_import[0].version = 12
+    function.node.append(helper.make_node("ReduceSum", [function.input[0]], ["total"]))
+
+
+def unknown_operator_in_a_branch(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Nothing", ["output"], ["b"], name="inner")
+    branches = [
+        helper.make_graph(
+            nodes, "branch", [], [helper.make_tensor_value_info(nodes[0].output[0], TensorProto.FLOAT, None)]
+        )
+        for nodes in ([node], [helper.make_node("Neg", ["output"], ["c"])])
+    ]
+    choice = helper.make_node(
+        "If", ["condition"], ["chosen"], name="choice", then_branch=branches[0], else_branch=branches[1]
+    )
+    model.training_info[0].algorithm.input.append(helper.make_tensor_value_info("condition", TensorProto.BOOL, []))
+    model.training_info[0].algorithm.node.append(choice)
+
+
 FIRST = "training_info[0]: "
 NO_OPERATOR = "every operator must be defined by ONNX or by a function of the file, got Nothing in node "
 PLANTED: dict[str, tuple[Callable[[onnx.ModelProto], None], list[str]]] = {
@@ -221,6 +276,44 @@ PLANTED: dict[str, tuple[Callable[[onnx.ModelProto], None], list[str]]] = {
     "an operator of the graph that nobody knows": (
         unknown_operator_in_the_graph,
         ["graph: " + NO_OPERATOR + "'dense1/Gemm'."],
+    ),
+    "a gradient of nobody": (
+        gradient_of_nobody, [FIRST + "Gradient must name values in xs, zs and y, got 'nobody' in node 'gradient'."],
+    ),
+    "a gradient with too few inputs": (
+        gradient_with_too_few_inputs,
+        [
+            FIRST + "Gradient must have an input for every name in xs and zs, got 1 inputs and 2 names in node "
+            "'gradient'."
+        ],
+    ),
+    "an initialization with an input": (
+        initialization_with_an_input, [FIRST + "the initialization must have no inputs, got 'x'."],
+    ),
+    "an initialization that reads a name of the graph": (
+        initialization_that_reads_a_name_of_the_graph,
+        [
+            FIRST + "the initialization: every input must be written before it is read, got 'dense1.w' read by node "
+            "'negative'."
+        ],
+    ),
+    "an initialization of mixed shapes": (
+        initialization_of_mixed_shapes,
+        [
+            FIRST + "the initialization must pass onnx.checker, got: [ShapeInferenceError] Inference error(s): "
+            "(op_type:Add, node name: mixed): [ShapeInferenceError] Incompatible dimensions."
+        ],
+    ),
+    "initialized twice": (
+        initialized_twice,
+        [FIRST + "initialization_binding: a key must be bound once, got 'dense1.w.momentum' 2 times."],
+    ),
+    "a body of another opset": (
+        a_body_of_another_opset,
+        ["functions: a body must mean the same at the model's opset 18, got Ones, written at opset 12."],
+    ),
+    "an operator that nobody knows in a branch": (
+        unknown_operator_in_a_branch, [FIRST + NO_OPERATOR + "'inner'."],
     ),
     "a broken graph": (
         broken_graph,
