@@ -220,10 +220,15 @@ def _numbered(values: Sequence[Value]) -> dict[str, Value]:
 
 
 def _apart(named: Mapping[str, Value], opset: int, loss: Value | None = None) -> dict[str, Value]:
-    """Return the outputs, each a value of its own: Identity for a leaf, the loss, and one that has a name already."""
+    """Return the outputs, each a value of its own: Identity for a leaf, the loss, and one that has a name already.
+
+    bfloat16, which NumPy has not, leaves a model as float32.
+    """
     apart: dict[str, Value] = {}
     for name, value in named.items():
-        if isinstance(value.node, Leaf) or value is loss or value in apart.values():
+        if value.dtype.name == "bfloat16":
+            value = apply("Cast", value, to=np.float32, opset=max(opset, schema.DEFAULT_OPSET)).output
+        elif isinstance(value.node, Leaf) or value is loss or value in apart.values():
             value = apply("Identity", value, opset=max(opset, schema.DEFAULT_OPSET)).output
         apart[name] = value
     return apart

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from renom_onnx.converters.names import Names
 from renom_onnx.converters.writer import FunctionTable, Writer, read_values, value_info
 from renom_onnx.errors import ConversionError
-from renom_onnx.graph import schema
+from renom_onnx.graph import parameter, schema
 from renom_onnx.graph.distributor import Stream
 from renom_onnx.graph.function import DOMAIN, DOMAIN_VERSION
 from renom_onnx.graph.naming import TreeNames, mutable_name
@@ -134,16 +134,21 @@ def data_names(nodes: Sequence[Node]) -> dict[Leaf, str]:
 def _fed_types(nodes: Sequence[Node]) -> dict[Value, np.dtype[Any]]:
     """Return the type in which data are fed where every reader converts them to one and the same.
 
-    An exported file then asks for float32 images and int64 labels, whatever the program's arrays were.
+    An exported file then asks for float32 images and int64 labels, whatever the program's arrays were. It does not ask
+    for the half precision of `autocast`, to which operators convert.
     """
     wanted: dict[Value, set[Any]] = {}
     for node in nodes:
         for value, cast in zip(node.inputs, node.casts, strict=True):
             if value is not None and node.tag == FORWARD and is_data(value.node) and not isinstance(value.node, Input):
-                wanted.setdefault(value, set()).add(cast)
+                wanted.setdefault(value, set()).add(_whole(cast))
     return {
         value: casts.pop() for value, casts in wanted.items() if len(casts) == 1 and all(c is not None for c in casts)
     }
+
+
+def _whole(cast: np.dtype[Any] | None) -> np.dtype[Any] | None:
+    return np.dtype(parameter.precision) if cast is not None and cast.name in {"float16", "bfloat16"} else cast
 
 
 def tree_opset(nodes: Iterable[Node], asked: int | None) -> int:
@@ -155,10 +160,11 @@ def tree_opset(nodes: Iterable[Node], asked: int | None) -> int:
     needed = max((node.opset for node in nodes), default=0)
     if asked is None:
         return max(needed, schema.DEFAULT_OPSET)
-    if asked not in EXPORT_OPSETS or asked < needed:
-        least = max(needed, EXPORT_OPSETS[0])
+    if asked < needed or asked not in {*EXPORT_OPSETS, needed}:
+        least, most = max(needed, EXPORT_OPSETS[0]), max(needed, EXPORT_OPSETS[-1])
+        wanted = f"{least}" if least == most else f"{least} to {most}"
         raise ConversionError(
-            f"export: opset must be {least} to {EXPORT_OPSETS[-1]}, got {asked}. Newer opsets lose kernels of "
+            f"export: opset must be {wanted}, got {asked}. Newer opsets lose kernels of "
             f"onnxruntime's CUDA provider, and older ones lack operators."
         )
     return asked

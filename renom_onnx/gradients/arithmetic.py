@@ -9,13 +9,13 @@ from renom_onnx.gradients.registry import gradient
 from renom_onnx.graph.node import known_array
 
 
-@gradient("Identity", linear_in_each=True)
+@gradient("Identity", linear_in_each=True, in_bfloat16=True)
 def identity(op, dy, y, x):
     """dx = dy."""
     return dy
 
 
-@gradient("Cast", linear_in_each=True)
+@gradient("Cast", linear_in_each=True, in_bfloat16=True)
 def cast(op, dy, y, x, *, to):
     """dx = dy in the type of x; none through a conversion to integers, which is piecewise constant."""
     return op.Cast(dy, to=x.dtype) if to in _FLOATS else None
@@ -30,19 +30,19 @@ def cast_like(op, dy, y, x, like):
     return op.Cast(dy, to=x.dtype), None
 
 
-@gradient("Add", linear_in_each=True)
+@gradient("Add", linear_in_each=True, in_bfloat16=True)
 def add(op, dy, y, a, b):
     """da = db = dy."""
     return dy, dy
 
 
-@gradient("Sub", linear_in_each=True)
+@gradient("Sub", linear_in_each=True, in_bfloat16=True)
 def sub(op, dy, y, a, b):
     """da = dy, db = -dy."""
     return dy, op.Neg(dy)
 
 
-@gradient("Mul", linear_in_each=True)
+@gradient("Mul", linear_in_each=True, in_bfloat16=True)
 def mul(op, dy, y, a, b):
     """da = dy b, db = dy a."""
     return op.Mul(dy, b), op.Mul(dy, a)
@@ -85,7 +85,7 @@ def _constant_power(op, dy, y, x, n):
     return op.Mul(dy, op.Mul(power, n))
 
 
-@gradient("Neg", linear_in_each=True)
+@gradient("Neg", linear_in_each=True, in_bfloat16=True)
 def neg(op, dy, y, x):
     """dx = -dy."""
     return op.Neg(dy)

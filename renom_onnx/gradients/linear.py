@@ -8,7 +8,7 @@ from renom_onnx.errors import GradientError
 from renom_onnx.gradients.registry import gradient
 
 
-@gradient("Gemm", linear_in_each=True)
+@gradient("Gemm", linear_in_each=True, in_bfloat16=True)
 def gemm(op, dy, y, a, b, c=None, *, alpha, beta, transA, transB):
     """Y = alpha a' b' + beta c:  da' = alpha dy b'^T,  db' = alpha a'^T dy,  dc = beta dy."""
     if transA:
@@ -22,7 +22,7 @@ def gemm(op, dy, y, a, b, c=None, *, alpha, beta, transA, transB):
     return da, db, dy if beta == 1 else op.Mul(dy, beta)
 
 
-@gradient("MatMul", linear_in_each=True)
+@gradient("MatMul", linear_in_each=True, in_bfloat16=True)
 def matmul(op, dy, y, a, b):
     """da = dy b^T, db = a^T dy; a vector is a matrix of one row (on the left) or one column (on the right)."""
     if a.rank == 1 and b.rank == 1:

@@ -40,6 +40,7 @@ class Gradient:
     settings: tuple[int, ...] = ()
     attribute_names: tuple[str, ...] = ()
     takes_optional: bool = True
+    in_bfloat16: bool = False
 
     @property
     def doc(self) -> str:
@@ -58,6 +59,7 @@ def gradient(
     is_straight_through: bool = False,
     reads: tuple[int, ...] = (),
     settings: tuple[int, ...] = (),
+    in_bfloat16: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Register a gradient rule for one operator, or for several that share it.
 
@@ -71,6 +73,8 @@ def gradient(
         reads: positions of inputs whose value the rule reads (`known_array`) if it is a constant of a few numbers; the
             body is then written for this value. Small int64 constants can be read anyway.
         settings: the same for inputs that are no data (scales, a ratio) and have no gradient; static ones count too.
+        in_bfloat16: the body is made of operators that onnxruntime's CUDA provider computes in bfloat16; other rules
+            are given such operands in float32.
 
     Raises:
         GradientError: the operator has a rule already.
@@ -96,6 +100,7 @@ def gradient(
                     is_straight_through=is_straight_through,
                     reads=reads,
                     settings=settings,
+                    in_bfloat16=in_bfloat16,
                     attribute_names=names,
                 )
             )

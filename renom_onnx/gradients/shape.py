@@ -3,31 +3,31 @@
 from renom_onnx.gradients.registry import gradient
 
 
-@gradient("Reshape", "Flatten", linear_in_each=True)
+@gradient("Reshape", "Flatten", linear_in_each=True, in_bfloat16=True)
 def reshape(op, dy, y, x, shape=None):
     """dx = dy in the shape of x."""
     return op.reshape_like(dy, x)
 
 
-@gradient("Squeeze", linear_in_each=True)
+@gradient("Squeeze", linear_in_each=True, in_bfloat16=True)
 def squeeze(op, dy, y, x, axes=None):
     """dx = dy with its axes of size 1 back."""
     return op.reshape_like(dy, x) if axes is None else op.shaped(op.Unsqueeze(dy, axes), x)
 
 
-@gradient("Unsqueeze", linear_in_each=True)
+@gradient("Unsqueeze", linear_in_each=True, in_bfloat16=True)
 def unsqueeze(op, dy, y, x, axes):
     """dx = dy without the axes of size 1."""
     return op.shaped(op.Squeeze(dy, axes), x)
 
 
-@gradient("Transpose", linear_in_each=True)
+@gradient("Transpose", linear_in_each=True, in_bfloat16=True)
 def transpose(op, dy, y, x, *, perm):
     """dx = dy, transposed back."""
     return op.Transpose(dy, perm=perm and sorted(range(len(perm)), key=perm.__getitem__))
 
 
-@gradient("Concat", linear_in_each=True)
+@gradient("Concat", linear_in_each=True, in_bfloat16=True)
 def concat(op, dy, y, *xs, axis):
     """Every x gets its part of dy."""
     sizes = op.vector(*(op.size_of(x, [axis]) for x in xs))

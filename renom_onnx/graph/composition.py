@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from renom_onnx.graph import layer, schema
+from renom_onnx.graph import autocast, layer, schema
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.function import DOMAIN, Function, call
@@ -41,7 +41,7 @@ def composed(
         attributes: keyword arguments of the body, and of the node.
     """
     values = [x.output for x in inputs]
-    opset = max([schema.DEFAULT_OPSET, *(v.node.opset for v in values)])
+    opset = max([autocast.least_opset(), *(v.node.opset for v in values)])
     if opset >= since and schema.has_operator(name, opset):
         return apply(name, *inputs, casts=casts, **attributes)
     casts = tuple(casts) if casts is not None else (None,) * len(values)

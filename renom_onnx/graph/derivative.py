@@ -219,6 +219,9 @@ def _differentiate(
     entry = find(node.op_type, node.domain)
     if entry is None:
         return gradients_through(op, expand(op, node, xs), dys, xs)
+    if _in_bfloat16(ys[0]) and not entry.in_bfloat16:
+        dys, xs = ([_widened(op, v) for v in values] for values in (dys, xs))
+        ys = [op.Cast(y, to=np.float32) if _in_bfloat16(y) else y for y in ys]
     first = next(dy for dy in dys if dy is not None)
     if entry.is_straight_through:
         return _apply_rule(op, entry, node, dys, ys, xs)
@@ -234,6 +237,14 @@ def _differentiate(
     elif first.dtype != ys[0].dtype:
         dys = [None if dy is None else op.Cast(dy, to=ys[0].dtype) for dy in dys]
     return _apply_rule(op, entry, node, dys, ys, xs)
+
+
+def _in_bfloat16(value: Value) -> bool:
+    return value.dtype.name == "bfloat16"
+
+
+def _widened(op: Builder, value: Value | None) -> Value | None:
+    return op.Cast(value, to=np.float32) if value is not None and _in_bfloat16(value) else value
 
 
 def _apply_rule(

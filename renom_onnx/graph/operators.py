@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.errors import DTypeError
-from renom_onnx.graph import autocast, layer, schema
+from renom_onnx.graph import autocast, layer
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.node import Constant, Node, Value
@@ -44,13 +44,13 @@ def apply_node(
 ) -> Node:
     """Return the node of an ONNX operator over elements, in the layer that is being called."""
     values = [x.output if isinstance(x, GraphElement) else x for x in inputs]
-    newest = _newest(values)
-    casts = autocast.operand_casts(op_type, values, casts if casts is not None else [None] * len(values))
+    opset = opset or _newest(values)
+    casts = autocast.operand_casts(op_type, values, casts if casts is not None else [None] * len(values), opset)
     node = make_node(
         op_type,
         values,
         attributes,
-        opset=opset or newest,
+        opset=opset,
         casts=casts,
         n_outputs=n_outputs,
         layers=layer.current_layers(),
@@ -60,8 +60,8 @@ def apply_node(
 
 
 def _newest(values: Sequence[Value | None]) -> int:
-    """Return the newest opset among the operands, the default at least."""
-    return builtins.max([schema.DEFAULT_OPSET, *(v.node.opset for v in values if v is not None)])
+    """Return the newest opset among the operands, at least that which is asked for now."""
+    return builtins.max([autocast.least_opset(), *(v.node.opset for v in values if v is not None)])
 
 
 def _keep_loss(node: Node) -> None:
@@ -88,6 +88,9 @@ def binary(op_type: str, ufunc: str, a: Operand, b: Operand) -> Any:
 
 def _resolved(op_type: str, ufunc: str, *operands: Any) -> tuple[np.dtype[Any], ...]:
     """Return the types in which NumPy would compute, those of the operands first."""
+    half = next((t for t in operands if t not in (int, float) and t.name == "bfloat16"), None)
+    if half is not None:  # beside which NumPy takes a Python number for float32
+        operands = tuple(half if t in (int, float) else t for t in operands)
     try:
         found: tuple[np.dtype[Any], ...] = getattr(np, ufunc).resolve_dtypes((*operands, None))
     except TypeError as e:

@@ -22,6 +22,7 @@ from renom_onnx.graph.note import Opaque
 from renom_onnx.graph.site import Site, created_at
 
 DEFAULT_OPSET = 18
+NEWEST_OPSET = int(defs.onnx_opset_version())
 DEFAULT_IR_VERSION = 10
 
 TypeAndShape = tuple[np.dtype[Any], Shape | None]
@@ -118,6 +119,14 @@ def operator(op_type: str, opset: int, domain: str = "") -> Operator:
         schema.min_output,
         schema.doc or "",
     )
+
+
+def first_opset(op_type: str, dtype: np.dtype[Any]) -> int:
+    """Return the first opset at which an operator of the default domain takes the element type."""
+    versions = sorted(
+        s.since_version for s in defs.get_all_schemas_with_history() if s.domain == "" and s.name == op_type
+    )
+    return next(v for v in versions if f"tensor({dtype.name})" in operator(op_type, v).input(0).types)
 
 
 def operator_names(opset: int, domain: str = "") -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.converters.signature import holds_bfloat16
 from renom_onnx.errors import DeviceError, RunError, first_line
 from renom_onnx.runtime.ort import onnxruntime
 
@@ -137,6 +138,17 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
+def _refused(error: Exception, model: bytes, device: Device) -> RunError:
+    text = first_line(error)
+    missing = re.search(r"implementation for (\w+)\(\d+\) node with name '([^']*)'", text)
+    if missing and device.kind == "cpu" and holds_bfloat16(model):
+        return RunError(
+            f"{missing[1]}: bfloat16 must run on a GPU, got device \"cpu\" for the node with name '{missing[2]}'. "
+            f'Use device="cuda", or autocast("float16").'
+        )
+    return RunError(f"onnxruntime refused the model: {text}.")
+
+
 def open_session(
     model: bytes,
     device: Device,
@@ -180,7 +192,7 @@ def open_session(
     try:
         session = module.InferenceSession(model, options, providers=[provider], enable_fallback=0)
     except Exception as e:
-        raise RunError(f"onnxruntime refused the model: {first_line(e)}.") from e
+        raise _refused(e, model, device) from e
     got = session.get_providers()[0]
     if got != device.provider:
         raise _missing(device, got)

@@ -30,6 +30,8 @@ def run_error(
     text = first_line(error)
     text = re.sub(r"/\S+:\d+ \S.* was false\. (?=\S)", "", text)  # a place in onnxruntime's own source
     node = _named_node(text, origins or {})
+    if node is not None and _says_rule(text, node):
+        return RunError(f"{text}. {created_at(node.site)}")
     if node is not None:
         detail = text.split("Status Message: ")[-1]
         return RunError(f"{node.op_type}: onnxruntime stopped, got: {detail}. {created_at(node.site)}")
@@ -43,6 +45,11 @@ def _named_node(text: str, origins: Mapping[str, Node]) -> Node | None:
     while name and name not in origins:  # the nodes of a call that is written out are called after the call
         name = name.rpartition("/")[0] if "/" in name else name[:-1]
     return origins.get(name)
+
+
+def _says_rule(text: str, node: Node) -> bool:
+    """Whether the text of an error is ours already."""
+    return text.startswith(f"{node.op_type}: ")
 
 
 @contextlib.contextmanager
@@ -64,7 +71,9 @@ def user_lines(caller: str, values: Iterable[Value], again: Callable[[], object]
             cause = _cause_of(again) or cause
         values = list(values)
         origins = {name: node for node, name in TreeNames(ancestors(values)).nodes.items()}
-        raise run_error(caller, cause, origins, values[-1].node.site) from cause
+        node = _named_node(str(e), origins)
+        known = e if node is not None and _says_rule(str(e), node) else cause
+        raise run_error(caller, known, origins, values[-1].node.site) from cause
 
 
 def _cause_of(again: Callable[[], object]) -> Exception | None:

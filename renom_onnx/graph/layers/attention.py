@@ -85,14 +85,16 @@ class MultiHeadAttention(Layer):
         v = self._heads(value, "v", size, [0, 2, 1, 3])
         scale = ConstantLeaf(np.array(1 / math.sqrt(size // self.heads), q.dtype)).output
         scores = apply("MatMul", apply("Mul", q, scale), k)
-        lowest = np.finfo(q.dtype).min / 2
+        if cast := cast_to_precision(scores):  # what is masked and exponentiated is not left in half precision
+            scores = apply("Cast", scores, to=cast)
+        lowest = np.finfo(scores.dtype).min / 2
         if mask is not None:
             exact_axes(mask, "MultiHeadAttention: mask", 2, "(N, S)")
             is_seen = apply("Unsqueeze", mask, integers([1, 2]), casts=[np.dtype(bool), None])
-            scores = apply("Where", is_seen, scores, ConstantLeaf(np.array(lowest, q.dtype)).output)
+            scores = apply("Where", is_seen, scores, ConstantLeaf(np.array(lowest, scores.dtype)).output)
         if self.causal:
             rows, columns = (known_sizes(x, [1], "MultiHeadAttention")[0] for x in (query, key))
-            hidden = np.triu(np.full((rows, columns), lowest, q.dtype), 1)
+            hidden = np.triu(np.full((rows, columns), lowest, scores.dtype), 1)
             scores = apply("Add", scores, ConstantLeaf(hidden).output)
         found = apply("MatMul", apply("Softmax", scores, axis=-1), v)
         joined = apply("Reshape", apply("Transpose", found, perm=[0, 2, 1, 3]), integers([0, 0, size]))

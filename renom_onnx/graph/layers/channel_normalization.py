@@ -116,7 +116,9 @@ class GroupNormalize(Layer):
         g, b = self.parameter("g", sizes, Constant(self.gain)), self.parameter("b", sizes, Constant(self.bias))
         casts = [cast_to_precision(x), None, None]
         attributes: dict[str, Any] = dict(num_groups=self.group, epsilon=self.epsilon)
-        return composed("GroupNormalization", group_body, x, g, b, casts=casts, since=21, **attributes)
+        y = composed("GroupNormalization", group_body, x, g, b, casts=casts, since=21, **attributes)
+        y.output.shape = x.shape  # ONNX's inference knows nothing of the operator
+        return y
 
 
 class L2Norm(Layer):

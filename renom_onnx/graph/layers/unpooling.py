@@ -51,14 +51,16 @@ class UnPool(Layer):
             )
         pool = pooled.node
         image, dtype = pool.inputs[0], pooled.dtype
+        if dtype == np.float16:  # a sum; and onnxruntime's CPU provider does not scatter float16
+            dtype = np.dtype(np.float32)
         assert image is not None
         found = apply_node("MaxPool", image, casts=pool.casts, n_outputs=2, **pool.attributes)
         places = apply("Reshape", found.outputs[1], integers([-1]))
         shape = apply("Shape", image)
         rows = apply("ReduceProd", shape, keepdims=1)
         zeros = apply("ConstantOfShape", rows, value=np.zeros(1, dtype))
-        flat = apply("Reshape", x, integers([-1]), casts=[None if x.dtype == dtype else dtype, None])
-        filled = apply("ScatterElements", zeros, places, flat, axis=0, reduction="add")
+        flat, casts = apply("Reshape", x, integers([-1])), [None, None, None if x.dtype == dtype else dtype]
+        filled = apply("ScatterElements", zeros, places, flat, casts=casts, axis=0, reduction="add")
         y = apply("Reshape", filled, shape)
         y.output.shape = image.shape
         return y

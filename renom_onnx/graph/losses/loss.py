@@ -68,7 +68,8 @@ def reduced(loss: Loss, x: GraphElement) -> GraphElement:
     """Return the sum of x, the sum divided by the rows, or x itself, as the loss's reduction says."""
     if loss.reduction is None:
         return x
-    total = apply("ReduceSum", x, casts=[cast_to_precision(x) if x.dtype.kind in "biu" else None], keepdims=0)
+    is_narrow = x.dtype.kind in "biu" or x.dtype.name in {"float16", "bfloat16"}
+    total = apply("ReduceSum", x, casts=[cast_to_precision(x) if is_narrow else None], keepdims=0)
     if loss.reduction == "sum":
         return total
     rows = apply("Squeeze", apply("Shape", x, start=0, end=1))
