@@ -222,11 +222,18 @@ class GraphElement(Arithmetic, ElementSettings):
 
     # Executors
 
-    def get_inference_executor(self, *, device: str | None = None) -> InferenceExecutor:
-        """Return an executor that evaluates this element over all data and returns the loss of each epoch."""
+    def get_inference_executor(
+        self, *, device: str | None = None, devices: Sequence[str] | None = None
+    ) -> InferenceExecutor:
+        """Return an executor that evaluates this element over all data and returns the loss of each epoch.
+
+        Args:
+            device: such as "cuda:0"; default: the best there is.
+            devices: instead of one device, several, each of which is given whole batches.
+        """
         from renom_onnx.runtime.inference_executor import InferenceExecutor
 
-        return InferenceExecutor(self, device=device)
+        return InferenceExecutor(self, device=device, devices=devices)
 
     def get_training_executor(
         self,

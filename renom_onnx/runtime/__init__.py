@@ -8,6 +8,7 @@ from renom_onnx.runtime.fed_executor import Executor
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.inference import InferenceSession
 from renom_onnx.runtime.inference_executor import InferenceExecutor
+from renom_onnx.runtime.inference_pool import InferencePool
 from renom_onnx.runtime.loss import Loss
 from renom_onnx.runtime.parallel import ParallelTrainingSession
 from renom_onnx.runtime.training import TrainingSession
@@ -20,6 +21,7 @@ __all__ = [
     "Executor",
     "History",
     "InferenceExecutor",
+    "InferencePool",
     "InferenceSession",
     "Loss",
     "ParallelTrainingSession",

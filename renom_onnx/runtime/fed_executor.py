@@ -125,7 +125,7 @@ class Executor:
             executor = TrainingExecutor(self._root, self._optimizer, devices=self._devices)
             executor.history = self.history
         else:
-            executor = InferenceExecutor(self._root, device=self._devices[0] if self._devices else None)
+            executor = InferenceExecutor(self._root, devices=self._devices)
         for name in EVENTS:
             executor.register_event(name, self._emit)
         self._built = (sources, executor)

@@ -50,14 +50,9 @@ class InferenceSession:
         threads: int | None = None,
         cuda: CudaOptions | None = None,
     ) -> None:
-        proto = read_model(model)
         self.device = parse_device(device)
-        if proto.training_info:
-            proto = strip(proto)
-        initialized = {tensor.name for tensor in proto.graph.initializer}
-        self.inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
-        self.outputs = tuple(output.name for output in proto.graph.output)
-        self._session = open_session(as_bytes(proto), self.device, threads=threads, cuda=cuda)
+        model_bytes, self.inputs, self.outputs = inference_reading(model)
+        self._session = open_session(model_bytes, self.device, threads=threads, cuda=cuda)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the outputs by name.
@@ -75,3 +70,17 @@ class InferenceSession:
         except Exception as e:
             raise run_error("InferenceSession.run", e) from e
         return dict(zip(self.outputs, results, strict=True))
+
+
+def inference_reading(model: Any) -> tuple[bytes, tuple[FeedSpec, ...], tuple[str, ...]]:
+    """Return the bytes of a model's inference reading, its inputs and the names of its outputs.
+
+    Raises:
+        ConversionError: the model cannot be read.
+    """
+    proto = read_model(model)
+    if proto.training_info:
+        proto = strip(proto)
+    initialized = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
+    return as_bytes(proto), inputs, tuple(output.name for output in proto.graph.output)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from renom_onnx.runtime.failure import user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import History
 from renom_onnx.runtime.inference import InferenceSession
+from renom_onnx.runtime.inference_pool import InferencePool
 from renom_onnx.runtime.progress import epoch_bar
 
 if TYPE_CHECKING:
@@ -27,11 +31,14 @@ class InferenceExecutor:
     Args:
         element: usually a loss.
         device: default: the best there is.
+        devices: instead of one device, several, each of which is given whole batches.
     """
 
-    def __init__(self, element: GraphElement, *, device: str | None = None) -> None:
+    def __init__(
+        self, element: GraphElement, *, device: str | None = None, devices: Sequence[str] | None = None
+    ) -> None:
         self._element = element
-        self._device = device
+        self._devices: list[str | None] = [*devices] if devices else [device]
         self._source = Source(ancestors([element.output]), element.output)
         self._events = Events("InferenceExecutor")
 
@@ -57,9 +64,7 @@ class InferenceExecutor:
             total = EpochLoss(self._element.output)
             emit("Epoch-Start")
             with epoch_bar(number, self._source.n_batches, enabled=progress) as bar:
-                for batch in self._source.batches():
-                    emit("Step-Start")
-                    feeds, value = self._run(session, batch)
+                for feeds, value in self._values(session, lambda: emit("Step-Start")):
                     loss = float(value.sum())
                     n_steps += 1
                     emit("Step-Finish", loss)
@@ -81,21 +86,44 @@ class InferenceExecutor:
 
     def predict(self) -> Array:
         """Return the element's value for all rows, batches joined; of no rows, an array of none."""
-        session = self._session()
-        values = [np.atleast_1d(self._run(session, batch)[1]) for batch in self._source.batches()]
+        values = [np.atleast_1d(value) for _, value in self._values(self._session())]
         if values:
             return np.concatenate(values)
         sizes = [size if isinstance(size, int) else 0 for size in (self._element.shape or ())[1:]]
         return np.empty((0, *sizes), self._element.dtype)
 
-    def _session(self) -> InferenceSession:
-        return InferenceSession(to_onnx(self._element, outputs={"output": self._element}), self._device)
+    def _session(self) -> InferenceSession | InferencePool:
+        model = to_onnx(self._element, outputs={"output": self._element})
+        if len(self._devices) > 1:
+            return InferencePool(model, self._devices)
+        return InferenceSession(model, self._devices[0])
 
-    def _run(self, session: InferenceSession, batch: Feeds) -> tuple[Feeds, Array]:
+    def _values(
+        self, session: InferenceSession | InferencePool, begin: Callable[[], object] = lambda: None
+    ) -> Iterator[tuple[Feeds, Array]]:
+        """Yield what each batch was fed and the element's value, in the order of the batches.
+
+        Args:
+            session: what runs them; several devices have two batches each ahead.
+            begin: called before each batch.
+        """
         types = {spec.name: spec.dtype for spec in session.inputs}
-        feeds = converted(batch, types)
+        waiting: deque[tuple[Feeds, Callable[[], dict[str, Array]]]] = deque()
+        for batch in self._source.batches():
+            begin()
+            feeds = converted(batch, types)
+            if isinstance(session, InferencePool):
+                waiting.append((feeds, session.submit(feeds).result))
+            else:
+                waiting.append((feeds, partial(session.run, feeds)))
+            if isinstance(session, InferenceSession) or len(waiting) > 2 * len(self._devices):
+                yield self._taken(*waiting.popleft())
+        while waiting:
+            yield self._taken(*waiting.popleft())
+
+    def _taken(self, feeds: Feeds, result: Callable[[], dict[str, Array]]) -> tuple[Feeds, Array]:
         with user_lines("execute", [self._element.output]):
-            return feeds, session.run(feeds)["output"]
+            return feeds, result()["output"]
 
 
 class PrintingInferenceExecutor(InferenceExecutor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,10 @@ from renom_onnx.converters.parallel_evaluation import ParallelEvaluation
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.graph.random import FIRST_SAMPLE
 from renom_onnx.runtime.device import Device, open_session
+from renom_onnx.runtime.sizes import BySize
 from renom_onnx.runtime.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
-
-MAX_FIXED_SIZES = 3
-"""Sizes of a part that get sessions of their own; further ones share some without fixed sizes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Replica:
         self._update = self._open_update()
         known = {*self.settings, *first, *(buffer.name for buffer in self.buffers)}
         self._update_feeds = [name for name in step.stages[-1].inputs if name not in known]
-        self._chains: dict[tuple[tuple[str, int], ...] | None, _Chain] = {}
+        self._chains: BySize[_Chain] = BySize()
         self._chain: _Chain | None = None
         self._evaluations: dict[Any, Any] = {}
 
@@ -99,7 +98,7 @@ class Replica:
         self._chain = None
         if not part.share:
             return
-        self._chain = self._chain_for(part.sizes)
+        self._chain = self._chains.get(part.sizes, partial(_Chain, self))
         self._chain.write(part.feeds)
         self._set(self._share, part.share)
         self._set(str(FIRST_SAMPLE.name), part.first)
@@ -149,16 +148,6 @@ class Replica:
             tensor = Tensor.from_array(feeds[name], self.device, name)
             for binding in self._update[1]:
                 binding.bind_ortvalue_input(name, tensor.value)
-
-    def _chain_for(self, sizes: Mapping[str, int]) -> _Chain:
-        key = tuple(sorted(sizes.items()))
-        if key not in self._chains:
-            dims = dict(sizes) if len(self._chains) < MAX_FIXED_SIZES else None
-            if dims is None and None in self._chains:
-                return self._chains[None]
-            self._chains[key if dims is not None else None] = made = _Chain(self, dims)
-            return made
-        return self._chains[key]
 
     def open(self, stage: int, dims: Mapping[str, int] | None = None) -> tuple[Any, list[Any]]:
         """Return a session of a stage, and a binding for each set of state, with all bound that stays where it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,11 @@ from renom_onnx.runtime.device import CudaOptions, Device, open_session, parse_d
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.loss import Loss, LossBuffer
+from renom_onnx.runtime.sizes import BySize
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
 
 Array = np.ndarray[Any, Any]
-
-MAX_FIXED_SESSIONS = 3
-"""Batch sizes that get a session of their own; further ones share one without fixed sizes."""
 
 
 class _Run:
@@ -104,7 +103,7 @@ class TrainingSession(Trainable):
         self._loss = LossBuffer(Tensor([1 for _ in shape or ()], dtype, self.device, "loss"))
         self._step.state.clear()
         self._current = 0
-        self._runs: dict[tuple[tuple[str, int], ...] | None, _Run] = {}
+        self._runs: BySize[_Run] = BySize()
         self._evaluations: dict[bool, Any] = {}
 
     # Steps
@@ -124,7 +123,7 @@ class TrainingSession(Trainable):
             RunError: onnxruntime stopped; then nothing was changed.
         """
         arrays, sizes = check_feeds("TrainingSession.step", self.feeds, feeds, tuple(self._optional))
-        run = self._run(sizes)
+        run = self._runs.get(sizes, partial(_Run, self))
         optional = {name: self._optional[name].read() for name in self._optional if name in arrays}
         for name in optional:
             self._optional[name].write(arrays.pop(name))
@@ -138,17 +137,6 @@ class TrainingSession(Trainable):
             raise run_error("TrainingSession.step", e) from e
         self._current = 1 - self._current
         return self._loss.take()
-
-    def _run(self, sizes: dict[str, int]) -> _Run:
-        key = tuple(sorted(sizes.items()))
-        found = self._runs.get(key)
-        if found is None and len(self._runs) < MAX_FIXED_SESSIONS and all(size > 0 for size in sizes.values()):
-            found = self._runs[key] = _Run(self, sizes)
-        if found is None:
-            if None not in self._runs:
-                self._runs[None] = _Run(self, None)
-            found = self._runs[None]
-        return found
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.

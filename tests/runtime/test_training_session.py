@@ -13,7 +13,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.converters import to_onnx, to_training_onnx
 from renom_onnx.runtime import Loss, TrainingSession
-from renom_onnx.runtime.training import MAX_FIXED_SESSIONS
+from renom_onnx.runtime.sizes import MAX_FIXED_SESSIONS, BySize
 from tests.converters.programs import Program, classes, features, feeds, graph, perceptron
 from tests.converters.test_training_file import stock_session
 
@@ -133,7 +133,7 @@ def test_more_batch_sizes_than_fixed_sessions_give_the_same_numbers():
     session, single = session_of(), session_of()
     for i, rows in enumerate(sizes):
         loss = float(session.step(batch(rows, i)))
-        single._runs.clear()  # a session of its own for every step
+        single._runs = BySize()  # a session of its own for every step
         assert loss == float(single.step(batch(rows, i)))
     assert len(session._runs) == MAX_FIXED_SESSIONS + 1
     assert_same(state(session), state(single))
@@ -143,7 +143,8 @@ def test_an_empty_batch_runs_and_opens_no_session_of_its_own():
     session = session_of("regression", "Sgd")
     model = Program("regression", "Sgd", 18).model()
     session.step(feeds(model, 0))
-    assert list(session._runs) == [None]
+    session.step(feeds(model, 0))
+    assert (len(session._runs), len(session._runs._fixed)) == (1, 0)
 
 
 def test_lists_and_numbers_are_taken_where_their_type_is_plain():
