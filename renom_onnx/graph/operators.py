@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.errors import DTypeError
 from renom_onnx.graph import autocast, layer
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.node import Constant, Node, Value
-from renom_onnx.graph.site import created_at, user_site
+from renom_onnx.graph.promotion import LOGICAL, resolved, sum_type, wider, with_numbers
 
 __all__ = [
     "binary", "clip", "concatenate", "exp", "log", "max", "mean", "min", "relu", "reshape", "sigmoid", "softmax",
@@ -80,24 +79,33 @@ def binary(op_type: str, ufunc: str, a: Operand, b: Operand) -> Any:
         operands = [_typed(a), _typed(b)]
     except TypeError:
         return NotImplemented
-    resolved = _resolved(op_type, ufunc, *operands)
-    elements = [_element(x, dtype) for x, dtype in zip((a, b), resolved, strict=False)]
-    casts = [None if x.dtype == dtype else dtype for x, dtype in zip(elements, resolved, strict=False)]
-    return apply(op_type, *elements, casts=casts)
+    *wanted, result = resolved(op_type, ufunc, *operands)
+    elements = [_element(x, dtype) for x, dtype in zip((a, b), wanted, strict=True)]
+    if wanted[0] != wanted[1] and {t.kind for t in wanted} == {"i", "u"}:
+        return _compared(op_type, *elements)
+    if result.kind == "b" and op_type in LOGICAL:
+        return apply(LOGICAL[op_type], *elements)
+    return _computed(op_type, elements, wanted, result)
 
 
-def _resolved(op_type: str, ufunc: str, *operands: Any) -> tuple[np.dtype[Any], ...]:
-    """Return the types in which NumPy would compute, those of the operands first."""
-    half = next((t for t in operands if t not in (int, float) and t.name == "bfloat16"), None)
-    if half is not None:  # beside which NumPy takes a Python number for float32
-        operands = tuple(half if t in (int, float) else t for t in operands)
-    try:
-        found: tuple[np.dtype[Any], ...] = getattr(np, ufunc).resolve_dtypes((*operands, None))
-    except TypeError as e:
-        names = ", ".join(getattr(t, "name", None) or t.__name__ for t in operands)
-        rule = str(e).split("\n")[0].rstrip(".")
-        raise DTypeError(f"{op_type}: {rule}, got {names}. {created_at(user_site())}") from e
-    return found
+def _computed(op_type: str, elements: Sequence[GraphElement], wanted: Sequence[Any], result: Any) -> GraphElement:
+    """Return an operator over operands of the wanted types, in the type of the result."""
+    kernels = [wider(op_type, dtype) for dtype in wanted]
+    y = apply(op_type, *elements, casts=[None if x.dtype == t else t for x, t in zip(elements, kernels, strict=True)])
+    return y if y.dtype == result else apply("Cast", y, to=result)
+
+
+def _compared(op_type: str, a: GraphElement, b: GraphElement) -> GraphElement:
+    """Return the comparison of an int64 and a uint64, exact as NumPy's: what is negative is less than all others."""
+    unsigned = np.dtype(np.uint64)
+    casts = [None if x.dtype == unsigned else unsigned for x in (a, b)]
+    signed = b if a.dtype == unsigned else a
+    negative = apply("Less", signed, Constant(np.array(0, signed.dtype)).output)
+    holds_if_negative = op_type.startswith("Greater") is (signed is b)
+    same = apply(op_type, a, b, casts=casts)
+    if holds_if_negative:
+        return apply("Or", negative, same)
+    return apply("And", apply("Not", negative), same)
 
 
 def _typed(x: Operand) -> Any:
@@ -120,7 +128,11 @@ def _element(x: Operand, dtype: np.dtype[Any]) -> GraphElement:
 def unary(op_type: str, ufunc: str, x: Operand, **attributes: Any) -> GraphElement:
     """Return ``op(x)`` with the types that the NumPy ufunc of that name would use."""
     x = as_element(x)
-    dtype = _resolved(op_type, ufunc, x.dtype)[0]
+    dtype = resolved(op_type, ufunc, x.dtype)[0]
+    if op_type == "Neg" and dtype.kind == "u":  # 0 - x, which wraps around
+        return binary("Sub", "subtract", static(np.zeros((), dtype)), x)  # type: ignore[no-any-return]
+    if op_type == "Abs" and dtype.kind == "b":
+        op_type = "Identity"
     return apply(op_type, x, casts=[None if x.dtype == dtype else dtype], **attributes)
 
 
@@ -141,17 +153,29 @@ def _axes(axis: int | Sequence[int] | None) -> Value | None:
 def reduce_(op_type: str, x: Operand, axis: int | Sequence[int] | None, keepdims: bool) -> GraphElement:
     """Reduce over the given axes, or over all."""
     x = as_element(x)
-    cast: np.dtype[Any] | None = None
-    if op_type == "ReduceMean" and x.dtype.kind in "biu":
-        cast = np.dtype(np.float64)
-    elif x.dtype.kind in "bi" and x.dtype != np.int64:
-        cast = np.dtype(np.int64)
     is_noop = None if axis is None or np.size(axis) else 1  # NumPy reduces over no axes, ONNX over all
-    return apply(op_type, x, _axes(axis), casts=[cast, None], keepdims=int(keepdims), noop_with_empty_axes=is_noop)
+    result = x.dtype
+    if op_type == "ReduceMean" and x.dtype.kind in "biu":
+        kernel = result = np.dtype(np.float64)
+    else:
+        kernel = wider(op_type, x.dtype)
+        result = sum_type(x.dtype) if op_type == "ReduceSum" else x.dtype
+    largest = op_type in ("ReduceMax", "ReduceMin") and x.dtype == np.uint64
+    half = Constant(np.array(2**63, np.uint64)).output
+    if largest:  # as int64, in the same order
+        x = apply("Cast", apply("Sub", x, half), to=np.dtype(np.int64))
+        kernel = x.dtype
+    casts = [None if x.dtype == kernel else kernel, None]
+    y = apply(op_type, x, _axes(axis), casts=casts, keepdims=int(keepdims), noop_with_empty_axes=is_noop)
+    y = y if y.dtype == result else apply("Cast", y, to=result)
+    return apply("Add", y, half) if largest else y
 
 
 def sum(x: Operand, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> GraphElement:
-    """Sum over axes; integers are summed in int64. Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html."""
+    """Sum over axes; integers are summed in 64 bits, which onnxruntime does exactly up to 2^53.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html.
+    """
     return reduce_("ReduceSum", x, axis, keepdims)
 
 
@@ -174,9 +198,18 @@ def clip(x: Operand, floor: float, ceil: float) -> GraphElement:
     """Return each element, at least ``floor`` and at most ``ceil``; the gradient is 1 from bound to bound.
 
     Source: https://onnx.ai/onnx/operators/onnx__Clip.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> print(rm.graph.clip(np.array([1, 2, 3]), 1.5, 2.5))
+        [1.5 2.  2.5]
     """
     x = as_element(x)
-    return apply("Clip", x, *(Constant(np.array(bound, x.dtype)).output for bound in (floor, ceil)))
+    dtype = with_numbers(x.dtype, floor, ceil)
+    kernel = wider("Clip", dtype)
+    limits = [Constant(np.array(bound, kernel)).output for bound in (floor, ceil)]
+    y = apply("Clip", x, *limits, casts=[None if x.dtype == kernel else kernel, None, None])
+    return y if kernel == dtype else apply("Cast", y, to=dtype)
 
 
 def exp(x: Operand) -> GraphElement:
@@ -202,7 +235,8 @@ def tanh(x: Operand) -> GraphElement:
 def square(x: Operand) -> GraphElement:
     """Square, as x * x."""
     x = as_element(x)
-    return binary("Mul", "multiply", x, x)  # type: ignore[no-any-return]
+    dtype = resolved("Square", "square", x.dtype)[0]
+    return _computed("Mul", [x, x], [dtype, dtype], dtype)
 
 
 def sigmoid(x: Operand) -> GraphElement:

@@ -110,15 +110,10 @@ WITH_LINE: Cases = {
         "Neg: The numpy boolean negative, the `-` operator, is not supported, use the `~` operator or the "
         "logical_not function instead, got bool.",
     ),
-    "bool-plus": (
-        lambda: V(np.ones(2, bool)) + V(np.ones(2, bool)),
+    "bool-relu": (
+        lambda: g.relu(V(np.ones(2, bool))),
         rm.DTypeError,
-        "Add: A typestr: T, has unsupported type: tensor(bool), got a is bool[2], b is bool[2].",
-    ),
-    "int8-power": (
-        lambda: V(np.ones(2, "int8")) ** 2,
-        rm.DTypeError,
-        "Pow: X typestr: T, has unsupported type: tensor(int8), got x is int8[2], y is int8[].",
+        "Relu: X typestr: T, has unsupported type: tensor(bool), got x is bool[2].",
     ),
     "add-shapes": (
         lambda: V(f32((2, 3))) + V(f32((2, 2))),
@@ -335,8 +330,8 @@ def test_a_rule_for_one_output_refuses_gradients_of_others(monkeypatch):
 RUNS = {
     "reshape": (lambda: V(f32(6)).reshape(4, 2).as_ndarray(), "Reshape: onnxruntime stopped, got: "),
     "kernel": (
-        lambda: V(np.ones(2, "uint64")).sum().as_ndarray(),
-        "ReduceSum: onnxruntime stopped, got: onnxruntime refused",
+        lambda: g.relu(V(np.ones(2, "int16"))).as_ndarray(),
+        "Relu: onnxruntime stopped, got: onnxruntime refused",
     ),
     "label": (
         lambda: g.SoftmaxCrossEntropy()(f32((1, 2)), np.array([7])).as_ndarray(),
