@@ -92,7 +92,12 @@ def _computed(op_type: str, elements: Sequence[GraphElement], wanted: Sequence[A
     """Return an operator over operands of the wanted types, in the type of the result."""
     kernels = [wider(op_type, dtype) for dtype in wanted]
     y = apply(op_type, *elements, casts=[None if x.dtype == t else t for x, t in zip(elements, kernels, strict=True)])
-    return y if y.dtype == result else apply("Cast", y, to=result)
+    return _narrowed(y, result)
+
+
+def _narrowed(y: GraphElement, result: np.dtype[Any]) -> GraphElement:
+    """Return what was computed in a wider type in the type of the result; autocast may have its own for numbers."""
+    return apply("Cast", y, to=result) if result.kind in "biu" and y.dtype != result else y
 
 
 def _compared(op_type: str, a: GraphElement, b: GraphElement) -> GraphElement:
@@ -167,7 +172,7 @@ def reduce_(op_type: str, x: Operand, axis: int | Sequence[int] | None, keepdims
         kernel = x.dtype
     casts = [None if x.dtype == kernel else kernel, None]
     y = apply(op_type, x, _axes(axis), casts=casts, keepdims=int(keepdims), noop_with_empty_axes=is_noop)
-    y = y if y.dtype == result else apply("Cast", y, to=result)
+    y = _narrowed(y, result)
     return apply("Add", y, half) if largest else y
 
 
@@ -209,7 +214,7 @@ def clip(x: Operand, floor: float, ceil: float) -> GraphElement:
     kernel = wider("Clip", dtype)
     limits = [Constant(np.array(bound, kernel)).output for bound in (floor, ceil)]
     y = apply("Clip", x, *limits, casts=[None if x.dtype == kernel else kernel, None, None])
-    return y if kernel == dtype else apply("Cast", y, to=dtype)
+    return _narrowed(y, dtype)
 
 
 def exp(x: Operand) -> GraphElement:
