@@ -28,9 +28,14 @@ class Dropout(Layer):
 
     Args:
         dropout_rate: in [0, 1).
+        axis: the axes along which elements are dropped one by one; along the others, what is dropped is dropped whole.
+            ``axis=(0, 1)`` drops channels of images, as `SpatialDropout` does, ``axis=(0, 2)`` the same features at
+            every position of a sequence. Default: all.
+
+    Called with x (N, ...), returns the same shape.
 
     Raises:
-        ShapeError: the rate is out of range.
+        ShapeError: the rate is out of range, or x has no such axis.
 
     Source: Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html;
     https://onnx.ai/onnx/operators/onnx__Dropout.html.
@@ -41,18 +46,20 @@ class Dropout(Layer):
         [[1. 1.]]
     """
 
-    def __init__(self, dropout_rate: float = 0.5) -> None:
+    def __init__(self, dropout_rate: float = 0.5, axis: int | Sequence[int] | None = None) -> None:
         super().__init__()
         if not 0 <= dropout_rate < 1:
             raise ShapeError(
                 f"{type(self).__name__}: the rate must be in [0, 1), got {dropout_rate}. {created_at(user_site())}"
             )
         self.dropout_rate = dropout_rate
+        self.axis = axis
         self._key = seed.layer_key()
         self._step = State(np.array(0, np.int64), "step", self)
 
     def forward(self, x: GraphElement) -> GraphElement:
         """Return x, as inference sees it."""
+        self._shared(x.output)
         cast = cast_to_precision(x)
         ratio = Constant(np.array(self.dropout_rate, np.float32)).output
         node = apply_node("Dropout", x, ratio, casts=[cast, None])
@@ -66,11 +73,13 @@ class Dropout(Layer):
             x = op.Cast(x, to=cast)
         n_uses = sum(1 for node in forward.values if getattr(node.node.training_form, "__self__", None) is self)
         key = op.constant((self._key + n_uses) % 2**32, np.uint32)
-        like = self._masked(op, x)
+        shared = self._shared(x)
+        like = op.Slice(x, [0] * len(shared), [1] * len(shared), shared) if shared else x
+        first = FIRST_SAMPLE.output if 0 not in shared else op.constant(0, np.int64)  # one sample for all devices
         function = dropout_mask(x.dtype, like.shape, self.dropout_rate, op.opset)
         mask = call(
             function,
-            [like, key, self._step.output, FIRST_SAMPLE.output],
+            [like, key, self._step.output, first],
             {},
             [(x.dtype, like.shape)],
             site=op.origin.site,
@@ -81,13 +90,19 @@ class Dropout(Layer):
             forward.next_values[self._step] = op.Add(self._step.output, 1)
         return [op.Mul(x, mask.output)]
 
-    def _masked(self, op: Builder, x: Value) -> Value:
-        """Return a value that has an element for each one that is dropped or kept."""
-        return x
+    def _shared(self, x: Value) -> list[int]:
+        """Return the axes along which all elements share their fate."""
+        if self.axis is None:
+            return []
+        given = [self.axis] if isinstance(self.axis, int) else list(self.axis)
+        if x.shape is None or any(not -len(x.shape) <= axis < len(x.shape) for axis in given):
+            raise ShapeError(f"Dropout: axis must name axes of x, got {self.axis}: x is {x}. {created_at(user_site())}")
+        own = {axis % len(x.shape) for axis in given}
+        return [axis for axis in range(len(x.shape)) if axis not in own]
 
 
 class SpatialDropout(Dropout):
-    """Dropout of whole channels: in training, each is 0 with probability `dropout_rate`, else x / (1 - dropout_rate).
+    """`Dropout` of whole channels: in training, each is 0 with probability `dropout_rate`, else x / (1 - dropout_rate).
 
     Args:
         dropout_rate: in [0, 1).
@@ -100,13 +115,10 @@ class SpatialDropout(Dropout):
     Source: Tompson et al. 2015, arXiv:1411.4280; https://onnx.ai/onnx/operators/onnx__Dropout.html.
     """
 
+    def __init__(self, dropout_rate: float = 0.5) -> None:
+        super().__init__(dropout_rate, axis=(0, 1))
+
     def forward(self, x: GraphElement) -> GraphElement:
         """Return x, as inference sees it."""
         axes_of(x, "SpatialDropout", 3, "(N, C, *S)")
         return super().forward(x)
-
-    def _masked(self, op: Builder, x: Value) -> Value:
-        assert x.shape is not None
-        axes = list(range(2, len(x.shape)))
-        first: Value = op.Slice(x, [0] * len(axes), [1] * len(axes), axes)
-        return first
