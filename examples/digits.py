@@ -207,6 +207,8 @@ Try next
     trains the file further with onnxruntime alone; nothing of renom_onnx is imported
   - {python} -m examples.draw_graph {folder}/digits.train.onnx --output {folder}/graph.png
     draws the file's training step
+  - {python} -m examples.resnet, or examples.lstm, or examples.transformer
+    a residual network, a bidirectional LSTM, a decoder of the GPT kind: twenty lines each
   - read README.md; examples/seed_tour.ipynb shows the interface, docs/how-it-works.md what happens inside"""
 
 

@@ -1,8 +1,8 @@
 """The examples do what they say, at small size where that is enough."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import renom_onnx as rm
-from examples import digits, draw_graph, lstm, stock_training, transformer
+from examples import digits, draw_graph, lstm, resnet, stock_training, transformer
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,7 +109,21 @@ def test_picture_in_the_documentation_is_small():
     assert 0 < (ROOT / "docs/pictures/training-graph.png").stat().st_size < 150_000
 
 
-@pytest.mark.parametrize(("train", "epochs"), [(lstm.train, 4), (transformer.train, 3)], ids=["lstm", "transformer"])
-def test_other_examples_learn(train: Callable[[int], float], epochs: int, capfd: pytest.CaptureFixture[str]):
-    assert train(epochs) > 0.6  # one in ten is chance
-    assert "accuracy 0." in capfd.readouterr().err
+EXAMPLES = {"resnet": (resnet, 4, 97), "lstm": (lstm, 3, 80), "transformer": (transformer, 3, 95)}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_learns_and_its_file_answers(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    example, epochs, percent = EXAMPLES[name]
+    example.main(["--epochs", str(epochs), "--output", str(tmp_path)])
+    printed = capfd.readouterr().out
+    (path,) = tmp_path.glob("*.onnx")
+    assert f"by {path}, run by onnxruntime alone." in printed
+    assert float(re.findall(r"([\d.]+)% of", printed)[-1]) > percent
+    assert rm.converters.lint(onnx.load(path)) == []
+
+
+def test_transformer_is_asked_about_the_answer_only():
+    tokens, following = transformer.tokens_and_next(np.array([[3, 1, 2, 0, 9, 1]]))
+    assert tokens.tolist() == [[3, 1, 2, 0, 9, 1, 0, 1, 1, 2, 3]]
+    assert following.tolist() == [[-1, -1, -1, -1, -1, 0, 1, 1, 2, 3, 9]]
