@@ -78,12 +78,17 @@ class Meter:
             return self._call(node, node.function)
         if node.op_type in WITH_BODIES and attribute_bodies(node.attributes):
             return self._control(node)
-        self._size_outputs(node)
+        self.measure(node)
         inputs, outputs = [self.shape(v) for v in node.inputs], [self.shape(v) for v in node.outputs]
         found = formula_cost(node, inputs, outputs)
         return self._through_body(node) if found is None else found
 
-    def _size_outputs(self, node: Node) -> None:
+    def let(self, symbol: str, size: int) -> None:
+        """Give a symbol a number; values that were measured before keep what was found."""
+        self._sizes[symbol] = size
+
+    def measure(self, node: Node) -> None:
+        """Find the sizes of the outputs of a node, and the numbers in them where they are small integers."""
         is_standard = node.domain in ("", "ai.onnx")
         if is_standard and all(v.dtype.kind in "iub" for v in node.outputs):
             self._fold(node)

@@ -13,8 +13,9 @@ from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.node import Mutable, Node, Value, ancestors
 from renom_onnx.graph.setting import in_inference
 
-TrainingForm = Callable[[Builder, Sequence[Value | None], "TrainingForward"], Sequence[Value]]
-"""Called with a builder, the inputs in training and the forward so far; returns what stands for the node's outputs."""
+TrainingForm = Callable[[Builder, Sequence[Value | None], "TrainingForward"], Sequence[Value] | None]
+"""Called with a builder, the inputs in training and the forward so far; returns what stands for the node's outputs, or
+None where nothing differs."""
 
 
 @dataclass
@@ -43,14 +44,15 @@ def training_forward(loss: Value, opset: int) -> TrainingForward:
     forward = TrainingForward(loss)
     for node in ancestors([loss]):
         inputs = [None if v is None else forward.values.get(v, v) for v in node.inputs]
+        outputs = None
         if node.training_form is not None:
             forward.was_inference[node] = in_inference(node)
         if forward.was_inference.get(node) is False:
             outputs = node.training_form(Builder(opset, site=node.site, origin=node), inputs, forward)
-        elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+        if outputs is None:
+            if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+                continue
             outputs = node.copy(inputs, origin=node).outputs
-        else:
-            continue
         forward.values.update(zip(node.outputs, outputs, strict=False))
     forward.loss = forward.values.get(loss, loss)
     return forward

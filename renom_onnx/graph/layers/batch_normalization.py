@@ -12,11 +12,11 @@ from renom_onnx.graph.composition import written_out
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.size import axes_of, known_sizes
-from renom_onnx.graph.node import Mutable, Value
+from renom_onnx.graph.node import Mutable, Node, Value
 from renom_onnx.graph.operators import apply, apply_node, integers
 from renom_onnx.graph.setting import Settings
 from renom_onnx.graph.site import created_at, user_site
-from renom_onnx.graph.training_form import TrainingForward
+from renom_onnx.graph.training_form import TrainingForm, TrainingForward
 from renom_onnx.utility.initializer import Constant, Initializer
 
 
@@ -42,6 +42,32 @@ def batch_body(
         return op.shaped(op.Add(op.Mul(old, momentum), op.Mul(new, 1 - momentum)), old)
 
     return op.shaped(y, x), blend(mean, batch_mean), blend(var, batch_var)
+
+
+def batch_training(
+    node: Node, mean: Value, var: Value, *, epsilon: float, momentum: float, unbiased: bool
+) -> TrainingForm:
+    """Return what BatchNormalization is in training: the batch's statistics, which move the running ones.
+
+    Args:
+        node: the element in inference.
+        mean, var: the running statistics, leaves.
+        epsilon, momentum: attributes of the node.
+        unbiased: the running variance is that of a sample.
+    """
+    attributes: dict[str, Any] = dict(epsilon=epsilon, momentum=momentum, unbiased=int(unbiased))
+    build = written_out("BatchNormalizationTrain", batch_body, node, **attributes)
+
+    def train(op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
+        statistics = [leaf.node for leaf in (mean, var)]
+        old = [forward.next_values.get(leaf, leaf.output) for leaf in statistics if isinstance(leaf, Mutable)]
+        outputs = build(op, [*inputs[:3], *old]).outputs
+        for leaf, value in zip(statistics, outputs[1:], strict=True):
+            assert isinstance(leaf, Mutable)
+            forward.next_values[leaf] = value
+        return outputs
+
+    return train
 
 
 class BatchNormalize(Layer):
@@ -119,16 +145,5 @@ class BatchNormalize(Layer):
         casts = [cast_to_precision(x), None, None, None, None]
         attributes: dict[str, Any] = dict(epsilon=self.epsilon, momentum=self.momentum)
         node = apply_node("BatchNormalization", x, w, b, mean, var, casts=casts, **attributes)
-        build = written_out("BatchNormalizationTrain", batch_body, node, **attributes, unbiased=int(self.unbiased))
-
-        def train(op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
-            statistics = [leaf.output.node for leaf in (mean, var)]
-            old = [forward.next_values.get(leaf, leaf.output) for leaf in statistics if isinstance(leaf, Mutable)]
-            y, *new = build(op, [*inputs[:3], *old]).outputs
-            for leaf, value in zip(statistics, new, strict=True):
-                assert isinstance(leaf, Mutable)
-                forward.next_values[leaf] = value
-            return [y]
-
-        node.training_form = train
+        node.training_form = batch_training(node, mean.output, var.output, **attributes, unbiased=self.unbiased)
         return GraphElement(node.output)

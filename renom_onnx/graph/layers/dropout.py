@@ -63,10 +63,11 @@ class Dropout(Layer):
         cast = cast_to_precision(x)
         ratio = Constant(np.array(self.dropout_rate, np.float32)).output
         node = apply_node("Dropout", x, ratio, casts=[cast, None])
-        node.training_form = self._train
+        node.training_form = self.train
         return GraphElement(node.output)
 
-    def _train(self, op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
+    def train(self, op: Builder, inputs: Sequence[Value | None], forward: TrainingForward) -> Sequence[Value]:
+        """Return what stands for the outputs in training; a `TrainingForm`."""
         x = inputs[0]
         assert x is not None
         if (cast := op.origin.casts[0]) is not None:
@@ -88,7 +89,8 @@ class Dropout(Layer):
         )
         if self._step not in forward.next_values:
             forward.next_values[self._step] = op.Add(self._step.output, 1)
-        return [op.Mul(x, mask.output)]
+        y = op.Mul(x, mask.output)
+        return [y, op.Cast(mask.output, to=np.dtype(bool))] if len(op.origin.outputs) > 1 else [y]
 
     def _shared(self, x: Value) -> list[int]:
         """Return the axes along which all elements share their fate."""
