@@ -23,16 +23,24 @@ def shell_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def model_as_read(shell: onnx.ModelProto, nodes: Iterable[Node], initializers: Mapping[str, Value]) -> onnx.ModelProto:
-    """Return the model of a shell with its nodes again, and with today's values of its initializers."""
+def model_as_read(
+    shell: onnx.ModelProto, nodes: Iterable[Node], initializers: Mapping[str, Value] | None = None
+) -> onnx.ModelProto:
+    """Return the model of a shell with its nodes again, and with today's values of its initializers.
+
+    Without ``initializers`` it has their names and types alone.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(shell)
     _fill(model.graph, nodes, initializers)
     return model
 
 
-def _fill(graph: onnx.GraphProto, nodes: Iterable[Node], initializers: Mapping[str, Value]) -> None:
+def _fill(graph: onnx.GraphProto, nodes: Iterable[Node], initializers: Mapping[str, Value] | None) -> None:
     """Give a shell its nodes, and its initializers the values of the leaves of these names."""
+    graph.node.extend(as_read(node) for node in nodes)
+    if initializers is None:
+        return
     tensors = list(graph.initializer)
     del graph.initializer[:]
     for tensor in tensors:
@@ -42,7 +50,6 @@ def _fill(graph: onnx.GraphProto, nodes: Iterable[Node], initializers: Mapping[s
         if tensor.doc_string:
             written.doc_string = tensor.doc_string
         graph.initializer.append(written)
-    graph.node.extend(as_read(node) for node in nodes)
 
 
 def as_read(node: Node) -> onnx.NodeProto:

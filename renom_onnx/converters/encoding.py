@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,38 @@ from onnx import helper, numpy_helper
 from renom_onnx.converters.writer import attribute_proto
 from renom_onnx.errors import ConversionError, first_line
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import Type
+from renom_onnx.graph.node import Dim, unknown_dim
 from renom_onnx.graph.note import Note, Opaque
 
 LONGEST_NOTE = 1 << 16
 """Bytes of an attribute up to which its own encoding is kept; longer tensors are written anew."""
+
+
+NO_TENSOR: Type = (schema.no_tensor(), None)
+"""The type of what no type is known."""
+LARGEST_DENSE_BYTES = 1 << 28
+"""Bytes up to which a sparse tensor is made a dense one."""
+
+
+def value_type(proto: onnx.TypeProto) -> Type:
+    """Return element type and shape; what is no tensor is an object of unknown shape, which no gradient passes."""
+    if not proto.HasField("tensor_type"):
+        return schema.no_tensor(proto.SerializeToString(deterministic=True)), None
+    tensor = proto.tensor_type
+    if not tensor.elem_type:
+        return NO_TENSOR
+    dtype = schema.dtype_of(tensor.elem_type)
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, tuple(_dim(d) for d in tensor.shape.dim)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    """Return a size; a negative one, which some exporters write, is not known."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else unknown_dim()
+    return dim.dim_param or unknown_dim()
 
 
 def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
@@ -25,11 +54,40 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
         ConversionError: it does not hold what its type and sizes say.
     """
     try:
+        if any(size < 0 for size in tensor.dims):
+            raise ValueError(f"a size of {min(tensor.dims)}")
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as e:  # of any type, from wherever a broken tensor leads
         raise ConversionError(
             f"load: a tensor must hold what its type and sizes say, got {tensor.name!r}: {first_line(e)}."
         ) from e
+
+
+def dense_array(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:
+    """Return the array of a sparse tensor.
+
+    Raises:
+        ConversionError: its indices are not of its sizes, or it is too large to be written out.
+    """
+    name, dims = sparse.values.name, [int(size) for size in sparse.dims]
+    values, indices = array_of(sparse.values), array_of(sparse.indices)
+    count = math.prod(dims)
+    if min(dims, default=0) < 0 or count * values.dtype.itemsize > LARGEST_DENSE_BYTES:
+        raise ConversionError(
+            f"load: a sparse tensor must have at most {LARGEST_DENSE_BYTES} bytes when written out, got {name!r} of "
+            f"sizes {dims}."
+        )
+    dense = np.zeros(dims, values.dtype)
+    try:
+        places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), dims)
+        if places.size and (places.min() < 0 or values.shape != places.shape):
+            raise ValueError(f"{values.size} values at {places.size} places")
+        dense.reshape(-1)[places] = values
+    except (IndexError, ValueError, TypeError) as e:
+        raise ConversionError(
+            f"load: a sparse tensor must have a value for each of its places, got {name!r}: {first_line(e)}."
+        ) from e
+    return dense
 
 
 _OPAQUE = {

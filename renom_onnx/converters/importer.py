@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner, shape_inference, version_converter
+from onnx import inliner, version_converter
 
-from renom_onnx.converters.encoding import array_of, constant_array, graph_shell, note_of, plain_attribute
+from renom_onnx.converters.encoding import array_of, dense_array, value_type
 from renom_onnx.converters.external_data import load_training_data
-from renom_onnx.errors import ConversionError, RenomError, first_line
+from renom_onnx.converters.library import Library
+from renom_onnx.converters.reader import GraphReader, declared_types, domain_versions
+from renom_onnx.converters.unification import Symbols
+from renom_onnx.errors import ConversionError, first_line
 from renom_onnx.graph import schema
-from renom_onnx.graph.body import WITH_BODIES, Body, Type, attribute_bodies, formal_types, output_types
-from renom_onnx.graph.function import Function
-from renom_onnx.graph.node import Constant, Fixed, Input, Leaf, Node, Shape, Value, known_array, unknown_dim
-from renom_onnx.graph.site import Site
+from renom_onnx.graph.node import Constant, Fixed, Input, Leaf, Node, Value
 
 MakeLeaf = Callable[[str, np.ndarray[Any, Any]], Leaf]
-
-NO_TENSOR: Type = (np.dtype(object), None)
-"""The type of what is a sequence or optional, or of what no type is known."""
 
 
 @dataclass
@@ -115,285 +113,91 @@ def at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def import_graph(
-    model: onnx.ModelProto, make_leaf: MakeLeaf | None = None, leaves: Mapping[str, Node] | None = None
+    model: onnx.ModelProto,
+    make_leaf: MakeLeaf | None = None,
+    leaves: Mapping[str, Value] | None = None,
+    call: Call | None = None,
 ) -> ImportedGraph:
     """Return the model's graph as nodes.
 
     Args:
-        model: a model; its functions are instantiated at each call with the types found there.
-        make_leaf: makes the leaf of an initializer; by default small int64 arrays are constants, others static.
+        model: a model; its functions are made for each call with the types found there.
+        make_leaf: makes the leaf of an initializer; by default one that no training changes.
         leaves: by name, of initializers that exist as leaves already.
+        call: operands instead of placeholders.
 
     Raises:
-        ConversionError: a value has no tensor type that can be inferred, or a node reads a value that nobody writes.
+        ConversionError: a node reads a value that nobody writes, a name is given twice, a tensor or attribute is
+            broken.
     """
-    opset = default_opset(model)
-    graph = ImportedGraph(opset)
-    types = _inferred_types(model)
-    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-    for tensor in model.graph.initializer:
-        leaf = (leaves or {}).get(tensor.name)
-        if leaf is None:
-            array = array_of(tensor)
-            leaf = make_leaf(tensor.name, array) if make_leaf is not None else static_leaf(array)
-            leaf.output.name = tensor.name
-        graph.values[tensor.name] = graph.initializers[tensor.name] = leaf.output
+    domains = domain_versions(model.opset_import, schema.DEFAULT_OPSET)
+    graph = ImportedGraph(domains[""])
+    types = declared_types([*model.graph.value_info, *model.graph.output])
+    values: dict[str, Value | None] = {}
+    for name, array in initializers_of(model.graph):
+        value = (leaves or {}).get(name)
+        if value is None:
+            loaded = array()
+            leaf = make_leaf(name, loaded) if make_leaf is not None else static_leaf(loaded)
+            value = leaf.output
+            value.name = name
+        if name in values:
+            raise ConversionError(f"load: an initializer must have a name of its own, got {name!r} twice.")
+        values[name] = graph.initializers[name] = value
     for info in model.graph.input:
-        if info.name not in graph.values:
-            dtype, shape = value_type(info.type)
-            graph.values[info.name] = graph.inputs[info.name] = Input(dtype, shape, name=info.name).output
-    reader = _Reader(opset, functions, types, graph.values, graph.nodes)
+        if info.name in graph.inputs:
+            raise ConversionError(f"load: an input must have a name of its own, got {info.name!r} twice.")
+        if info.name not in values:
+            value = None if call is None else call.operands[info.name]
+            if value is None:
+                value = Input(*value_type(info.type), name=info.name).output
+            values[info.name] = graph.inputs[info.name] = value
+    if call is not None:
+        types = {name: (dtype, call.symbols.replaced(shape)) for name, (dtype, shape) in types.items()}
+    reader = GraphReader(
+        Library(model),
+        domains,
+        values,
+        types,
+        casts=call.casts if call is not None else None,
+        layers=call.layers if call is not None else (),
+    )
     reader.read(model.graph.node)
+    graph.nodes = reader.nodes
+    graph.values = {name: value for name, value in values.items() if value is not None}
     for info in model.graph.output:
-        if info.name not in graph.values:
-            raise ConversionError(f"load: every output must be written by a node, got {info.name}, which none writes.")
-        graph.outputs[info.name] = graph.values[info.name]
+        graph.outputs[info.name] = reader.output(info.name)
     return graph
+
+
+@dataclass
+class Call:
+    """What a graph is read over instead of placeholders.
+
+    Attributes:
+        operands: by input.
+        casts: by name, of operands that are converted where they are read.
+        symbols: what the sizes of the file stand for.
+        layers: in which the nodes are made.
+    """
+
+    operands: Mapping[str, Value]
+    casts: Mapping[str, np.dtype[Any]]
+    symbols: Symbols
+    layers: tuple[Any, ...]
+
+
+def initializers_of(graph: onnx.GraphProto) -> Iterator[tuple[str, Callable[[], np.ndarray[Any, Any]]]]:
+    """Yield the name of every initializer and what returns its array, dense ones first."""
+    for tensor in graph.initializer:
+        yield tensor.name, functools.partial(array_of, tensor)
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name, functools.partial(dense_array, sparse)
 
 
 def static_leaf(array: np.ndarray[Any, Any]) -> Leaf:
     """Return a constant for what can be axes, a shape or a setting, else an array that stays."""
     return Constant(array) if array.size <= 1024 or array.dtype.kind not in "biuf" else Fixed(array)
-
-
-def _inferred_types(model: onnx.ModelProto) -> dict[str, tuple[np.dtype[Any], Shape | None]]:
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    bare.ClearField("training_info")
-    try:
-        inferred = shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # inference of the whole model is a help; types come from node by node inference too
-        inferred = bare
-    infos = [*inferred.graph.value_info, *inferred.graph.output]
-    return {
-        info.name: value_type(info.type)
-        for info in infos
-        if info.type.HasField("tensor_type") and info.type.tensor_type.elem_type
-    }
-
-
-def value_type(proto: onnx.TypeProto) -> tuple[np.dtype[Any], Shape | None]:
-    """Return element type and shape; what is no tensor is an object of unknown shape, which no gradient passes."""
-    if not proto.HasField("tensor_type"):
-        return NO_TENSOR
-    tensor = proto.tensor_type
-    dtype = schema.dtype_of(tensor.elem_type)
-    if not tensor.HasField("shape"):
-        return dtype, None
-    return dtype, tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or unknown_dim()) for d in tensor.shape.dim
-    )
-
-
-class _Reader:
-    """Reads nodes of a graph or function body into values by name."""
-
-    def __init__(
-        self,
-        opset: int,
-        functions: Mapping[tuple[str, str, str], onnx.FunctionProto],
-        types: Mapping[str, tuple[np.dtype[Any], Shape | None]],
-        values: dict[str, Value],
-        nodes: list[tuple[Node, onnx.NodeProto]],
-        attributes: Mapping[str, onnx.AttributeProto] | None = None,
-        domains: Mapping[str, int] | None = None,
-        outer: _Reader | None = None,
-    ) -> None:
-        self._opset = opset
-        self._functions = functions
-        self._types = types
-        self._values = values
-        self._nodes = nodes
-        self._attributes = attributes
-        self._domains = domains or {}
-        self._outer = outer  # of a body: the reader of what is around it
-        self._captured: dict[Value, Value] = {}  # of a body: what stands inside for what is outside
-
-    def read(self, protos: Sequence[onnx.NodeProto]) -> None:
-        for proto in protos:
-            node = self._node(proto)
-            self._nodes.append((node, proto))
-            for name, value in zip(proto.output, node.outputs, strict=False):
-                if name:
-                    value.name = name
-                    self._values[name] = value
-
-    def _node(self, proto: onnx.NodeProto) -> Node:
-        site: Site = (proto.name or next((name for name in proto.output if name), proto.op_type), 0)
-        inputs = [self._value(name, proto) if name else None for name in proto.input]
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
-        attributes = self._plain(proto)
-        inputs += self._read_bodies(proto, inputs, attributes)
-        note = note_of(proto, self._domains.get(proto.domain, 1))
-        function = self._functions.get((proto.domain, proto.op_type, proto.overload))
-        if function is not None:
-            body = self._instantiate(function, proto, inputs)
-            types = [(v.dtype, v.shape) for v in body.outputs]
-            return Node(
-                proto.op_type,
-                inputs,
-                types,
-                opset=self._opset,
-                domain=domain,
-                attributes=attributes,
-                function=body,
-                site=site,
-                note=note,
-            )
-        if domain == "" and proto.op_type == "Constant" and (array := constant_array(attributes)) is not None:
-            return Constant(array, site=site, note=note)
-        types = self._output_types(proto, domain, inputs, attributes, site)
-        return Node(
-            proto.op_type,
-            inputs,
-            types,
-            opset=self._opset,
-            domain=domain,
-            attributes=attributes,
-            site=site,
-            note=note,
-        )
-
-    def _value(self, name: str, proto: onnx.NodeProto) -> Value:
-        value = self._find(name)
-        if value is None:
-            node = proto.name or proto.op_type
-            raise ConversionError(
-                f"load: every input must be written before it is read, got {name} read by node {node}."
-            )
-        return value
-
-    def _find(self, name: str) -> Value | None:
-        """Return the value of a name; in a body, one from outside gets a leaf that stands for it."""
-        value = self._values.get(name)
-        if value is None and self._outer is not None and (outside := self._outer._find(name)) is not None:
-            value = Input(outside.dtype, outside.shape, name=name, known=known_array(outside)).output
-            self._values[name] = value
-            self._captured[value] = outside
-        return value
-
-    def _read_bodies(
-        self, proto: onnx.NodeProto, inputs: Sequence[Value | None], attributes: dict[str, Any]
-    ) -> list[Value]:
-        """Read the graphs among the attributes and return what they capture."""
-        types = [None if v is None else (v.dtype, v.shape) for v in inputs]
-        formals = formal_types(proto.op_type, attributes, types)
-        outside: dict[Body, tuple[Value, ...]] = {}
-
-        def read(graph: onnx.GraphProto) -> Body:
-            body, captured = self._body(graph, formals, proto)
-            outside[body] = captured
-            return body
-
-        for name, value in attributes.items():
-            if isinstance(value, onnx.GraphProto):
-                attributes[name] = read(value)
-            elif isinstance(value, tuple) and value and isinstance(value[0], onnx.GraphProto):
-                attributes[name] = tuple(map(read, value))
-        return [value for _, body in attribute_bodies(attributes) for value in outside[body]]
-
-    def _body(
-        self, graph: onnx.GraphProto, types: Sequence[Type | None], proto: onnx.NodeProto
-    ) -> tuple[Body, tuple[Value, ...]]:
-        """Return a graph in an attribute, and the values that it captures."""
-        declared = {info.name: value_type(info.type) for info in [*graph.input, *graph.value_info, *graph.output]}
-        values, formals = {}, []
-        for i, info in enumerate(graph.input):
-            dtype, shape = declared[info.name]
-            known = types[i] if i < len(types) else None
-            if known is not None and shape is None:
-                dtype, shape = known[0] if (dtype, shape) == NO_TENSOR else dtype, known[1]
-            values[info.name] = Input(dtype, shape, name=info.name).output
-            formals.append(values[info.name])
-        initializers: list[Node] = []
-        for tensor in graph.initializer:
-            leaf = Constant(array_of(tensor))
-            leaf.output.name = tensor.name
-            values[tensor.name] = leaf.output
-            initializers.append(leaf)
-        reader = _Reader(
-            self._opset,
-            self._functions,
-            {name: t for name, t in declared.items() if t != NO_TENSOR},
-            values,
-            [],
-            self._attributes,
-            self._domains,
-            self,
-        )
-        reader.read(graph.node)
-        outputs = tuple(reader._value(info.name, proto) for info in graph.output)
-        nodes = (*initializers, *(node for node, _ in reader._nodes))
-        note = graph_shell(graph).SerializeToString(deterministic=True)
-        body = Body(graph.name, tuple(formals), tuple(reader._captured), outputs, nodes, note)
-        return body, tuple(reader._captured.values())
-
-    def _plain(self, proto: onnx.NodeProto) -> dict[str, Any]:
-        plain: dict[str, Any] = {}
-        for attribute in proto.attribute:
-            name = attribute.name
-            if attribute.ref_attr_name:
-                given = (self._attributes or {}).get(attribute.ref_attr_name)
-                if given is None:
-                    continue
-                attribute = given
-            if not isinstance(name, str) or attribute.type == onnx.AttributeProto.UNDEFINED or name in plain:
-                raise ConversionError(
-                    f"load: an attribute must have a name of its own and a value, got {name!r} of node {proto.name!r}."
-                )
-            plain[name] = plain_attribute(attribute)
-        if schema.has_operator(proto.op_type, self._opset, proto.domain):
-            known = schema.operator(proto.op_type, self._opset, proto.domain).attributes
-            for name in plain.keys() - known.keys():
-                raise ConversionError(
-                    f"load: an attribute of {proto.op_type} must be one of {', '.join(known) or 'none'}, got {name} of "
-                    f"node {proto.name!r}."
-                )
-        return plain
-
-    def _output_types(
-        self, proto: onnx.NodeProto, domain: str, inputs: list[Value | None], attributes: dict[str, Any], site: Site
-    ) -> list[tuple[np.dtype[Any], Shape | None]]:
-        known = [self._types.get(name) for name in proto.output]
-        if all(t is not None and t[1] is not None for t, name in zip(known, proto.output, strict=True) if name):
-            return [t if t is not None else NO_TENSOR for t in known]
-        operands = [None if v is None else (v.dtype, v.shape) for v in inputs]
-        try:
-            if domain == "" and proto.op_type in WITH_BODIES:
-                inferred = output_types(proto.op_type, attributes, operands)
-            else:
-                version = self._opset if domain == "" else self._domains.get(domain, 1)
-                op = schema.operator(proto.op_type, version, domain)
-                data = {i: a for i, v in enumerate(inputs) if (a := known_array(v)) is not None and a.size <= 1024}
-                inferred = schema.infer(op, self._opset, attributes, operands, data, len(proto.output), site)
-        except (RenomError, TypeError, ValueError):
-            inferred = [NO_TENSOR] * len(proto.output)
-        return [
-            a if a is not None and (a[1] is not None or b[1] is None) else b
-            for a, b in zip(known, inferred, strict=True)
-        ]
-
-    def _instantiate(self, function: onnx.FunctionProto, proto: onnx.NodeProto, inputs: list[Value | None]) -> Function:
-        formals, values = [], {}
-        for name, value in zip(function.input, [*inputs, *[None] * len(function.input)], strict=False):
-            like = value if value is not None else Input(np.dtype(np.float32), (), name=name).output
-            formal = Input(like.dtype, like.shape, name=name, known=known_array(value)).output
-            formals.append(formal)
-            values[name] = formal
-        given = {a.name: a for a in [*function.attribute_proto, *proto.attribute]}
-        domains = {o.domain: o.version for o in function.opset_import}
-        reader = _Reader(domains.get("", self._opset), self._functions, {}, values, [], given, domains)
-        reader.read(function.node)
-        return Function(
-            function.name,
-            function.domain,
-            domains.get("", self._opset),
-            tuple(formals),
-            tuple(values[name] for name in function.output),
-            tuple(function.output),
-            (*function.attribute, *(a.name for a in function.attribute_proto)),
-            function.doc_string,
-        )
 
 
 def captured(proto: onnx.NodeProto) -> list[str]:

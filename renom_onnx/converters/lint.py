@@ -9,7 +9,8 @@ from typing import Any
 import onnx
 from onnx import shape_inference
 
-from renom_onnx.converters.importer import captured, read_model, value_type
+from renom_onnx.converters.encoding import value_type
+from renom_onnx.converters.importer import captured, read_model
 from renom_onnx.converters.structure import (
     FunctionKey,
     domain_of,

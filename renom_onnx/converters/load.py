@@ -45,7 +45,7 @@ def load(
     kinds = {t.name: kind_of(t, readers.get(t.name, ())) for t in proto.graph.initializer}
 
     def make_leaf(name: str, array: np.ndarray[Any, Any]) -> Leaf:
-        if kinds[name] is Kind.FIXED:
+        if kinds.get(name, Kind.FIXED) is Kind.FIXED:
             return static_leaf(array)
         leaf = (Statistic if kinds[name] is Kind.STATISTIC else Parameter)(np.array(array), None, name)
         leaf.name = name

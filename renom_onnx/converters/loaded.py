@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.as_read import model_as_read
-from renom_onnx.converters.importer import ImportedGraph, at_least_opset, import_graph
+from renom_onnx.converters.importer import Call, ImportedGraph, at_least_opset, import_graph
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.unification import Symbols, fit
 from renom_onnx.errors import DTypeError, ShapeError
 from renom_onnx.graph import schema
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.layer import Layer, current_layers
-from renom_onnx.graph.node import Leaf, Node, Value, type_text
+from renom_onnx.graph.node import Value, type_text
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.graph.variable import Variable
@@ -47,7 +47,7 @@ class LoadedModel(Layer):
         super().__init__()
         self._shell = shell
         self._graph = graph
-        self._upgraded: ImportedGraph | None = None
+        self._read: tuple[ModelProto, Mapping[str, Value]] | None = None
         self.opset = graph.opset
         self.inputs = {name: GraphElement(value) for name, value in graph.inputs.items()}
         self.outputs = {name: GraphElement(value) for name, value in graph.outputs.items()}
@@ -100,37 +100,35 @@ class LoadedModel(Layer):
 
     def forward(self, *inputs: GraphElement) -> Any:
         """Connect the file's nodes to the inputs."""
-        graph = self._template()
+        proto, leaves = self._template()
         symbols = Symbols()
-        made: dict[Value, Value] = {}
-        casts: dict[Value, np.dtype[Any]] = {}
-        for (name, formal), element in zip(graph.inputs.items(), inputs, strict=True):
-            actual = element.output
-            problem = fit(symbols, formal.shape, actual.shape)
-            if problem:
+        casts: dict[str, np.dtype[Any]] = {}
+        operands: dict[str, Value] = {}
+        for (name, placeholder), element in zip(self.inputs.items(), inputs, strict=True):
+            formal, actual = placeholder.output, element.output
+            if problem := fit(symbols, formal.shape, actual.shape):
                 raise ShapeError(
                     f"LoadedModel: input {name!r} must be {formal}, {problem}, got {actual}. To free a size that the "
                     f'file fixes, load it with inputs={{"{name}": (...)}}. {created_at(user_site())}'
                 )
             if actual.dtype != formal.dtype:
                 self._check_cast(name, actual, formal)
-                casts[formal] = formal.dtype
-            made[formal] = actual
-        for node, _ in graph.nodes:
-            if not isinstance(node, Leaf):
-                copy = self._copy(node, made, casts, symbols)
-                made.update(zip(node.outputs, copy.outputs, strict=True))
-        outputs = tuple(GraphElement(made.get(value, value)) for value in graph.outputs.values())
+                casts[name] = formal.dtype
+            operands[name] = actual
+        graph = import_graph(proto, leaves=leaves, call=Call(operands, casts, symbols, current_layers()))
+        outputs = tuple(GraphElement(value) for value in graph.outputs.values())
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def _template(self) -> ImportedGraph:
-        """Return the graph that a call copies: the file's, or the same at the oldest opset that trains."""
-        if self._graph.opset >= schema.DEFAULT_OPSET:
-            return self._graph
-        if self._upgraded is None:
-            leaves = {name: value.node for name, value in self._graph.initializers.items()}
-            self._upgraded = import_graph(at_least_opset(self.to_proto(), schema.DEFAULT_OPSET), leaves=leaves)
-        return self._upgraded
+    def _template(self) -> tuple[ModelProto, Mapping[str, Value]]:
+        """Return what a call reads: the file, or the same at the oldest opset that trains, and its leaves."""
+        if self._read is None:
+            proto = model_as_read(self._shell, [node for node, _ in self._graph.nodes])
+            leaves = self._graph.initializers
+            if self.opset < schema.DEFAULT_OPSET:
+                proto = at_least_opset(self.to_proto(), schema.DEFAULT_OPSET)
+                leaves = import_graph(proto, leaves=leaves).initializers
+            self._read = proto, leaves
+        return self._read
 
     def _check_cast(self, name: str, actual: Value, formal: Value) -> None:
         if object in (actual.dtype, formal.dtype) or not np.can_cast(actual.dtype, formal.dtype, "same_kind"):
@@ -138,27 +136,6 @@ class LoadedModel(Layer):
                 f"LoadedModel: input {name!r} must be {formal}, got {actual}. Convert it with "
                 f".astype({formal.dtype.name!r}). {created_at(user_site())}"
             )
-
-    def _copy(
-        self, node: Node, made: Mapping[Value, Value], casts: Mapping[Value, np.dtype[Any]], symbols: Symbols
-    ) -> Node:
-        inputs = [None if value is None else made.get(value, value) for value in node.inputs]
-        copy = Node(
-            node.op_type,
-            inputs,
-            [(value.dtype, symbols.replaced(value.shape)) for value in node.outputs],
-            opset=node.opset,
-            domain=node.domain,
-            attributes=node.attributes,
-            casts=[None if value is None else casts.get(value) for value in node.inputs],
-            function=node.function,
-            site=node.site,
-            layers=current_layers(),
-            note=node.note,
-        )
-        for value, original in zip(copy.outputs, node.outputs, strict=True):
-            value.name = original.name
-        return copy
 
     def __repr__(self) -> str:
         """Return inputs, outputs, and how many nodes and parameters there are."""

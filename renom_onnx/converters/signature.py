@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from renom_onnx.converters.importer import value_type
+from renom_onnx.converters.encoding import value_type
 from renom_onnx.graph.node import Shape
 
 ModelProto = onnx.ModelProto

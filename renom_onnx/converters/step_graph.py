@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
-from renom_onnx.converters.importer import captured, default_opset, value_type
+from renom_onnx.converters.encoding import value_type
+from renom_onnx.converters.importer import captured, default_opset
 from renom_onnx.converters.training_info import with_graph
 from renom_onnx.errors import ConversionError, first_line
 from renom_onnx.graph.node import Shape

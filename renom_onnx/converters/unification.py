@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from renom_onnx.graph import schema
+from renom_onnx.graph.body import Type
 from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Shape, unknown_dim
 
 
@@ -46,3 +48,12 @@ def fit(symbols: Symbols, declared: Shape | None, actual: Shape | None) -> str:
         if problem := symbols.meet(*pair):
             return problem
     return ""
+
+
+def merged(inferred: Type, declared: Type) -> Type:
+    """Return what was inferred of a value, and what the file declares of it where that is more."""
+    dtype = declared[0] if schema.encoded_type(inferred[0]) == b"" else inferred[0]
+    a, b = inferred[1], declared[1]
+    if a is None or b is None or len(a) != len(b):
+        return dtype, b if a is None else a
+    return dtype, tuple(n if is_unknown(m) else m for m, n in zip(a, b, strict=True))

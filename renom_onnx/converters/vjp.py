@@ -102,7 +102,9 @@ def _require_types(graph: ImportedGraph, targets: Iterable[Value]) -> None:
         if not any(value.node in reached for value in read):
             continue
         reached.add(node)
-        unknown = [value.name for value in [*read, *node.outputs] if value.dtype == object and value.name]
+        unknown = [
+            value.name for value in [*read, *node.outputs] if schema.encoded_type(value.dtype) == b"" and value.name
+        ]
         if unknown and is_differentiable(node):
             raise ConversionError(
                 f"vjp: the element type of every value must be known, got {unknown[0]!r} without one. Give it a "

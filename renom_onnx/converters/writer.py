@@ -321,7 +321,7 @@ def _written(value: Any, graphs: Iterator[onnx.GraphProto]) -> Any:
 
 def _inner_info(name: str, value: Value) -> onnx.ValueInfoProto:
     """Return name and type of a body's input or output, the name alone of what is no tensor."""
-    if value.dtype == object and value.shape is None:
+    if schema.encoded_type(value.dtype) == b"":
         return onnx.ValueInfoProto(name=name)
     return value_info(name, value.dtype, value.shape)
 
@@ -355,4 +355,4 @@ def value_info(name: str, dtype: np.dtype[Any], shape: Shape | None) -> onnx.Val
     """Return name, element type and shape as protobuf; sizes that only the run will know have no name."""
     if shape is not None:
         shape = tuple(None if str(d).startswith(UNKNOWN_DIM) else d for d in shape)  # type: ignore[misc]
-    return helper.make_tensor_value_info(name, schema.element_type(dtype), shape)
+    return onnx.ValueInfoProto(name=name, type=schema.type_proto(dtype, shape))

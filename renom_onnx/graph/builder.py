@@ -62,6 +62,7 @@ def make_node(
     data = {i: known for i, v in enumerate(inputs) if (known := _read_by_inference(op_type, v)) is not None}
     count = n_outputs if n_outputs is not None else max(1, op.min_outputs)
     inferred = schema.infer(op, opset, plain, types, data, count, site)
+    schema.require_tensors(op, inferred, types, site)
     return Node(
         op_type,
         inputs,

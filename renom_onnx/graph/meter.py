@@ -122,6 +122,8 @@ class Meter:
             array: np.ndarray[Any, Any] = sizes[cut] if node.op_type == "Shape" else np.array(sizes.prod(), np.int64)
         else:
             operands = [self.known(v) for v in node.inputs]
+            if any(v is not None and a is None for v, a in zip(node.inputs, operands, strict=True)):
+                return  # not known, which is another thing than absent
             folded = fold(node.op_type, operands, node.attributes, node.output.dtype)
             if folded is None:
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from renom_onnx.graph.body import attribute_bodies
 from renom_onnx.graph.meter import Meter
 from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Node, Shape, Value, unknown_dim
 
@@ -28,7 +29,7 @@ class Resolution:
         """Give the outputs of a node the sizes that can be found."""
         for value in node.inputs:
             self._see(value)
-        if node.function is None and not node.is_leaf:
+        if node.function is None and not node.is_leaf and not attribute_bodies(node.attributes):
             for meter in self._meters:
                 meter.measure(node)
             for value in node.outputs:

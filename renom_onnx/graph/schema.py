@@ -150,6 +150,27 @@ def element_type(dtype: np.dtype[Any]) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
+def no_tensor(data: bytes = b"") -> np.dtype[Any]:
+    """Return the type of a value that is a sequence, an optional or a map, encoded; nothing for one of unknown type.
+
+    It is an object to NumPy, as strings are.
+    """
+    return np.dtype(object, metadata={"onnx": data})
+
+
+def encoded_type(dtype: np.dtype[Any]) -> bytes | None:
+    """Return what `no_tensor` was given, None for a tensor's element type."""
+    return None if dtype.metadata is None else dtype.metadata.get("onnx")
+
+
+def type_proto(dtype: np.dtype[Any], shape: Shape | None) -> Any:
+    """Return the type of a value as protobuf, for the border to files."""
+    data = encoded_type(dtype)
+    if data is not None:
+        return onnx.TypeProto.FromString(data)
+    return helper.make_tensor_type_proto(element_type(dtype), shape)
+
+
 def has_element_type(dtype: np.dtype[Any]) -> bool:
     """Whether ONNX has tensors of this element type."""
     try:
@@ -259,7 +280,8 @@ def infer(
         DTypeError: the element types do not fit it.
     """
     known = tuple((i, array.tobytes()) for i, array in data.items())
-    key = (op.name, op.domain, opset, hashable(attributes), tuple(types), n_outputs, known)
+    containers = tuple(None if t is None else encoded_type(t[0]) for t in types)
+    key = (op.name, op.domain, opset, hashable(attributes), tuple(types), containers, n_outputs, known)
     found = _inferred.get(key)
     if found is None:
         found = _infer(op, opset, attributes, types, data, n_outputs, site)
@@ -316,9 +338,9 @@ def _node_proto(
         attribute_type = getattr(onnx.AttributeProto, op.attributes[name].kind.upper())
         node.attribute.append(helper.make_attribute(name, value, attr_type=attribute_type))
     input_types = {
-        name: helper.make_tensor_type_proto(element_type(t[0]), t[1])
+        name: type_proto(*t)
         for name, t in zip(names, types, strict=True)
-        if t is not None
+        if t is not None and encoded_type(t[0]) != b""
     }
     return node, input_types
 
@@ -409,10 +431,10 @@ def _shape_opset(op: Operator, opset: int, attributes: Mapping[str, Any]) -> int
 
 
 def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype[Any], tuple[Dim | None, ...] | None]:
+    if proto is not None and proto.WhichOneof("value") not in (None, "tensor_type", "sparse_tensor_type"):
+        return no_tensor(proto.SerializeToString(deterministic=True)), None
     if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.elem_type:
-        raise ConversionError(
-            f"{op.name}: every output must be a tensor of known type, got {_got(op, types)}. {created_at(site)}"
-        )
+        raise _no_tensor_error(op, types, site)
     tensor = proto.tensor_type
     if not tensor.HasField("shape"):
         return dtype_of(tensor.elem_type), None
@@ -425,6 +447,24 @@ def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype
         else:
             shape.append(dim.dim_param or None)
     return dtype_of(tensor.elem_type), tuple(shape)
+
+
+def require_tensors(
+    op: Operator, outputs: Sequence[TypeAndShape], types: Sequence[TypeAndShape | None], site: Site
+) -> None:
+    """Refuse sequences, optionals and maps, of which no element is made.
+
+    Raises:
+        ConversionError: an output is one.
+    """
+    if any(encoded_type(dtype) is not None for dtype, _ in outputs):
+        raise _no_tensor_error(op, types, site)
+
+
+def _no_tensor_error(op: Operator, types: Sequence[TypeAndShape | None], site: Site) -> ConversionError:
+    return ConversionError(
+        f"{op.name}: every output must be a tensor of known type, got {_got(op, types)}. {created_at(site)}"
+    )
 
 
 def _message(op: Operator, rule: str, types: Sequence[TypeAndShape | None], site: Site) -> str:

@@ -19,7 +19,8 @@ from renom_onnx.converters.doctor.portability import find_problems
 from renom_onnx.converters.doctor.reading import Opened, n_elements, open_model, skeleton, structure
 from renom_onnx.converters.doctor.report import OperatorRow, ParameterRow, ProviderRow, Report, TrainingRow
 from renom_onnx.converters.doctor.trial import BLOCKED, Trial, large_constants, try_gradient, verdict
-from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph, value_type
+from renom_onnx.converters.encoding import value_type
+from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph
 from renom_onnx.converters.initializer import Kind, kind_of, readers_of
 from renom_onnx.converters.training_info import concatenate
 from renom_onnx.errors import DeviceError, RenomError

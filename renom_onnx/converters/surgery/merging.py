@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx
 
-from renom_onnx.converters.importer import default_opset, read_model, value_type
+from renom_onnx.converters.encoding import value_type
+from renom_onnx.converters.importer import default_opset, read_model
 from renom_onnx.converters.structure import (
     all_nodes,
     called,
