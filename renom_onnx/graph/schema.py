@@ -337,11 +337,7 @@ def _node_proto(
             value = numpy_helper.from_array(value)
         attribute_type = getattr(onnx.AttributeProto, op.attributes[name].kind.upper())
         node.attribute.append(helper.make_attribute(name, value, attr_type=attribute_type))
-    input_types = {
-        name: type_proto(*t)
-        for name, t in zip(names, types, strict=True)
-        if t is not None and encoded_type(t[0]) != b""
-    }
+    input_types = {name: type_proto(*t) for name, t in zip(names, types, strict=True) if t is not None}
     return node, input_types
 
 
