@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from renom_onnx.errors import GradientError
-from renom_onnx.graph import schema
+from renom_onnx.graph import guard, schema
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.node import Constant, Node, Value
 from renom_onnx.graph.site import created_at
@@ -25,7 +25,7 @@ def expand(op: Builder, node: Node, xs: Sequence[Value | None]) -> list[Value]:
     if body is None:
         raise GradientError(
             f"{node.op_type}: the gradient must know the sizes that the operator's definition asks for, got "
-            f"{schema.operands_text(operator, types)}. Give the operands shapes in the model. {created_at(node.site)}"
+            f"{guard.operands_text(operator, types)}. Give the operands shapes in the model. {created_at(node.site)}"
         )
     values: dict[str, Value | None] = {"": None, **dict(zip(body.inputs, xs, strict=False))}
     for step in body.steps:

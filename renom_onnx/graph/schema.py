@@ -7,7 +7,6 @@ hand but the few checks that inference leaves out. No protobuf object leaves thi
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 
 from renom_onnx.errors import ConversionError, DTypeError, ShapeError
-from renom_onnx.graph.node import Dim, Shape, type_text, unknown_dim
+from renom_onnx.graph import guard
+from renom_onnx.graph.node import Dim, Shape, unknown_dim
 from renom_onnx.graph.note import Opaque
 from renom_onnx.graph.site import Site, created_at
 
@@ -303,7 +303,7 @@ def _infer(
     n_outputs: int,
     site: Site,
 ) -> list[tuple[np.dtype[Any], tuple[Dim | None, ...] | None]]:
-    _guard(op, attributes, types, site)
+    guard.refuse(op, attributes, types, site)
     node, input_types = _node_proto(op, attributes, types, n_outputs)
     names = list(node.input)
     input_data = {names[i]: numpy_helper.from_array(array, names[i]) for i, array in data.items()}
@@ -317,9 +317,9 @@ def _infer(
             ir_version=DEFAULT_IR_VERSION,
         )
     except onnx.checker.ValidationError as e:
-        raise DTypeError(_message(op, str(e), types, site)) from e
+        raise DTypeError(guard.message(op, str(e), types, site)) from e
     except (shape_inference.InferenceError, RuntimeError) as e:
-        raise ShapeError(_message(op, str(e), types, site)) from e
+        raise ShapeError(guard.message(op, str(e), types, site)) from e
     return [_type_of(op, inferred.get(name), types, site) for name in node.output]
 
 
@@ -438,7 +438,7 @@ def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype
     for dim in tensor.shape.dim:
         if dim.HasField("dim_value"):
             if dim.dim_value < 0:
-                raise ShapeError(_message(op, "every size must be 0 or more", types, site))
+                raise ShapeError(guard.message(op, "every size must be 0 or more", types, site))
             shape.append(dim.dim_value)
         else:
             shape.append(dim.dim_param or None)
@@ -459,53 +459,5 @@ def require_tensors(
 
 def _no_tensor_error(op: Operator, types: Sequence[TypeAndShape | None], site: Site) -> ConversionError:
     return ConversionError(
-        f"{op.name}: every output must be a tensor of known type, got {_got(op, types)}. {created_at(site)}"
+        f"{op.name}: every output must be a tensor of known type, got {guard.got(op, types)}. {created_at(site)}"
     )
-
-
-def _message(op: Operator, rule: str, types: Sequence[TypeAndShape | None], site: Site) -> str:
-    rule = re.split(r"\[\w+Error\]", rule)[-1].strip().split("\n")[0].rstrip(".")
-    return f"{op.name}: {rule}, got {_got(op, types)}. {created_at(site)}"
-
-
-def _got(op: Operator, types: Sequence[TypeAndShape | None]) -> str:
-    return operands_text(op, types) or "no inputs"
-
-
-def operands_text(op: Operator, types: Sequence[TypeAndShape | None]) -> str:
-    """Return ``x is float32[N, 3], w is float32[3, 4]``."""
-    names = [op.input(i).name.lower() + (str(i + 1) if op.input(i).is_variadic else "") for i in range(len(types))]
-    return ", ".join(f"{n} is {type_text(*t)}" for n, t in zip(names, types, strict=True) if t is not None)
-
-
-def _guard(op: Operator, attributes: Mapping[str, Any], types: Sequence[TypeAndShape | None], site: Site) -> None:
-    """Refuse what ONNX's inference lets through or dies on."""
-    if any(t and t[1] and any(isinstance(d, int) and d < 0 for d in t[1]) for t in types):
-        raise ShapeError(_message(op, "every size must be 0 or more", types, site))
-    if op.domain == "" and op.name in ("Conv", "ConvTranspose"):
-        _guard_convolution(op, attributes, types, site)
-
-
-def _guard_convolution(
-    op: Operator, attributes: Mapping[str, Any], types: Sequence[TypeAndShape | None], site: Site
-) -> None:
-    x, w = types[0], types[1]
-    if x is None or w is None or x[1] is None or w[1] is None:
-        return
-    if len(x[1]) != len(w[1]) or len(x[1]) < 3:
-        raise ShapeError(_message(op, "x and w must have the same number of axes, 3 or more", types, site))
-    group = attributes.get("group", 1)
-    channels, expected = x[1][1], w[1][1] if op.name == "Conv" else w[1][0]
-    if isinstance(channels, str) or isinstance(expected, str):
-        return
-    if op.name == "Conv":
-        rule, expected = f"C = {expected * group} channels (w.shape[1] {expected} x group {group})", expected * group
-    else:
-        rule = f"C = {expected} channels (w.shape[0])"
-    if channels != expected:
-        raise ShapeError(
-            f"{op.name}: x must have {rule}, got {channels}: {operands_text(op, types)}. {created_at(site)}"
-        )
-    outputs = w[1][0]
-    if op.name == "Conv" and isinstance(outputs, int) and outputs % group:
-        raise ShapeError(_message(op, f"w.shape[0] must be a multiple of group {group}", types, site))
