@@ -71,19 +71,23 @@ class Layer(LayerSettings):
         self._loaded: dict[str, np.ndarray[Any, Any]] = {}
         super().__init__(optimizer, parameter_decay, weight_decay)
 
-    def __call__(self, *inputs: Any) -> GraphElement:
-        """Connect the inputs, elements or arrays, and return the output."""
-        elements = [x if isinstance(x, GraphElement) else static(x, is_batch=True) for x in inputs]
+    def __call__(self, *inputs: Any, **named: Any) -> GraphElement:
+        """Connect the inputs, elements or arrays, by position or by name, and return the output.
+
+        None stands for an optional input that is left out.
+        """
+        elements = [_as_input(x) for x in inputs]
+        further = {name: _as_input(x) for name, x in named.items()}
         outer = current_layers()
         _active.layers = (*outer, self)
         try:
-            output = self.forward(*elements)
+            output = self.forward(*elements, **further)
             if self._activation is not None:
                 output = self._activation(output)
         finally:
             _active.layers = outer
         if self.is_in("inference"):
-            keep_inference(self, output.output, [x.output for x in elements])
+            keep_inference(self, output.output, [x.output for x in (*elements, *further.values()) if x is not None])
         self._last_output = output
         return output
 
@@ -233,6 +237,11 @@ class Layer(LayerSettings):
     def last_output(self) -> GraphElement | None:
         """Return what the last call returned."""
         return getattr(self, "_last_output", None)
+
+
+def _as_input(x: Any) -> GraphElement | None:
+    """Return an element as it is, and an array as one whose rows are the batch."""
+    return x if x is None or isinstance(x, GraphElement) else static(x, is_batch=True)
 
 
 def _activation(activation: Layer | str | None) -> Layer | None:
