@@ -5,6 +5,7 @@ from renom_onnx.converters.export import export, export_training, to_onnx, to_tr
 from renom_onnx.converters.lint import lint
 from renom_onnx.converters.load import load
 from renom_onnx.converters.loaded import LoadedModel
+from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.surgery import add_prefix, convert_opset, externalize, inline, merge, strip
 from renom_onnx.converters.vjp import vjp
 
@@ -19,6 +20,7 @@ __all__ = [
     "inline",
     "lint",
     "load",
+    "lower",
     "merge",
     "strip",
     "to_onnx",

@@ -156,11 +156,7 @@ def rename_in_node(node: onnx.NodeProto, new: Callable[[str], str]) -> None:
     """Give the values that a node, and the bodies in it, read and write another name."""
     node.input[:] = [new(name) for name in node.input]
     node.output[:] = [new(name) for name in node.output]
-    for attribute in named_values(node):
-        if attribute.type == onnx.AttributeProto.STRING:
-            attribute.s = new(attribute.s.decode()).encode()
-        else:
-            attribute.strings[:] = [new(name.decode()).encode() for name in attribute.strings]
+    rename_in_attributes(node, new)
     for body in subgraphs(node):
         rename_values(body, new)
 
@@ -171,6 +167,15 @@ def names_in(attribute: onnx.AttributeProto | None) -> list[str]:
         return []
     texts = [attribute.s] if attribute.type == onnx.AttributeProto.STRING else attribute.strings
     return [text.decode() for text in texts]
+
+
+def rename_in_attributes(node: onnx.NodeProto, new: Callable[[str], str]) -> None:
+    """Give the values that a Gradient names in its attributes another name."""
+    for attribute in named_values(node):
+        if attribute.type == onnx.AttributeProto.STRING:
+            attribute.s = new(attribute.s.decode()).encode()
+        else:
+            attribute.strings[:] = [new(name.decode()).encode() for name in attribute.strings]
 
 
 def named_values(node: onnx.NodeProto) -> list[onnx.AttributeProto]:

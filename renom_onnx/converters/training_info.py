@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from renom_onnx.converters.encoding import array_of
 from renom_onnx.converters.importer import captured
+from renom_onnx.converters.structure import named_values, names_in
 from renom_onnx.errors import ConversionError
 
 
@@ -71,9 +72,13 @@ def concatenate(model: onnx.ModelProto, index: int = 0) -> onnx.GraphProto:
             f"training: a model must hold training_info, got one with {len(model.training_info)} entries. "
             f"Write it with rm.export_training."
         )
-    algorithm = model.training_info[index].algorithm
-    graph = onnx.GraphProto()
-    graph.CopyFrom(model.graph)
+    return joined(model.graph, model.training_info[index].algorithm)
+
+
+def joined(graph: onnx.GraphProto, algorithm: onnx.GraphProto) -> onnx.GraphProto:
+    """Return a graph continued by an algorithm."""
+    whole = onnx.GraphProto()
+    whole.CopyFrom(graph)
     for field in (
         "node",
         "initializer",
@@ -83,8 +88,8 @@ def concatenate(model: onnx.ModelProto, index: int = 0) -> onnx.GraphProto:
         "value_info",
         "quantization_annotation",
     ):
-        getattr(graph, field).extend(getattr(algorithm, field))
-    return graph
+        getattr(whole, field).extend(getattr(algorithm, field))
+    return whole
 
 
 def with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
@@ -195,17 +200,24 @@ def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
         yield from info.algorithm.initializer
 
 
-def needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that the wanted names need, in order."""
-    names = set(wanted)
+def needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: Iterable[str] = ()) -> list[onnx.NodeProto]:
+    """Return the nodes that the wanted names need, in order; those that write what is given are not looked for."""
+    known = set(given)
+    names = set(wanted) - known
     kept = []
     for node in reversed(nodes):
         if any(output in names for output in node.output):
             kept.append(node)
-            names |= _read([node])
+            names |= _read([node]) - known
     return kept[::-1]
 
 
 def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """Return the names that the nodes, and the graphs in them, read."""
-    return {name for node in nodes for name in [*node.input, *captured(node)] if name}
+    return {name for node in nodes for name in read_names(node) if name}
+
+
+def read_names(node: onnx.NodeProto) -> list[str]:
+    """Return the names that a node and the graphs in it read; a Gradient reads the value that it differentiates."""
+    named = [name for attribute in named_values(node) for name in names_in(attribute)]
+    return [*node.input, *captured(node), *named]

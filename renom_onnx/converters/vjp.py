@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 from onnx import helper
 
+from renom_onnx.converters.addition import addition, require_types
 from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph, read_model
-from renom_onnx.converters.structure import names_of
-from renom_onnx.converters.writer import FunctionTable, Writer, read_values, value_info
+from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.structure import functions_of, names_of
+from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.backward import reverse_walk
 from renom_onnx.graph.builder import Builder
-from renom_onnx.graph.derivative import is_differentiable
 from renom_onnx.graph.function import DOMAIN, DOMAIN_VERSION
-from renom_onnx.graph.node import BACKWARD, Input, Node, Value, ancestors
-from renom_onnx.graph.site import created_at
+from renom_onnx.graph.node import BACKWARD, Input, Value
 
 
 def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = False) -> onnx.ModelProto:
@@ -51,7 +51,7 @@ def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = Fa
         >>> [node.op_type for node in gradient.graph.node]
         ['Exp', 'ExpGrad']
     """
-    proto = at_least_opset(read_model(model), schema.DEFAULT_OPSET)
+    proto = at_least_opset(lower(read_model(model)), schema.DEFAULT_OPSET)
     graph = import_graph(proto)
     targets = _targets(graph, wrt)
     op = Builder(graph.opset, tag=BACKWARD)
@@ -61,7 +61,7 @@ def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = Fa
         for name, value in graph.outputs.items()
         if value.is_float
     }
-    _require_types(graph, targets.values())
+    require_types("vjp", graph, targets.values())
     walk = reverse_walk(
         [(graph.outputs[name], seed) for name, seed in seeds.items()],
         opset=graph.opset,
@@ -94,71 +94,25 @@ def _targets(graph: ImportedGraph, wrt: str | Sequence[str] | None) -> dict[str,
     return {name: known[name] for name in names}
 
 
-def _require_types(graph: ImportedGraph, targets: Iterable[Value]) -> None:
-    """Refuse to lose a gradient where nobody knows whether a value holds floats."""
-    reached = {value.node for value in targets}
-    for node, _ in graph.nodes:
-        read = [value for value in node.inputs if value is not None]
-        if not any(value.node in reached for value in read):
-            continue
-        reached.add(node)
-        unknown = [
-            value.name for value in [*read, *node.outputs] if schema.encoded_type(value.dtype) == b"" and value.name
-        ]
-        if unknown and is_differentiable(node):
-            raise ConversionError(
-                f"vjp: the element type of every value must be known, got {unknown[0]!r} without one. Give it a "
-                f"value_info. {created_at(node.site)}"
-            )
-
-
 def _write(
     proto: onnx.ModelProto, graph: ImportedGraph, seeds: Sequence[Value], gradients: Sequence[Value], inline: bool
 ) -> onnx.ModelProto:
     names = names_of(proto)
-    for value in graph.values.values():
-        names.fix(value, str(value.name))
     for value in [*seeds, *gradients]:
         names.give(value, str(value.name))
-    own = {node for node, _ in graph.nodes} | {v.node for v in [*graph.inputs.values(), *graph.initializers.values()]}
-    added = [n for n in ancestors(gradients, own) if n not in own]
-    skipped = _skipped_outputs(graph, added)
-    for value in skipped:
-        names.give(value, f"{value.node.site[0]}:{value.index}")
-    read = read_values(added, gradients)
-    table = FunctionTable(added, read, [(f.domain, f.name) for f in proto.functions])
-    writer = Writer(names, functions=table, inline=inline, node_names=_node_names(added))
-    writer.write(added, read)
-
+    added = addition(graph, gradients, names, functions_of(proto), inline=inline)
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     result.ClearField("training_info")
     result.ir_version = max(proto.ir_version, schema.DEFAULT_IR_VERSION)
-    for value, position in skipped.items():
-        result.graph.node[position].output[value.index] = names.of(value)
-    result.graph.node.extend(writer.nodes)
-    result.graph.initializer.extend(writer.initializers)
+    for (position, index), name in added.outputs.items():
+        result.graph.node[position].output[index] = name
+    result.graph.node.extend(added.nodes)
+    result.graph.initializer.extend(added.initializers)
     result.graph.input.extend(value_info(names.of(v), v.dtype, v.shape) for v in seeds)
     result.graph.output.extend(value_info(names.of(v), v.dtype, v.shape) for v in gradients)
-    if not inline:
-        known = {(f.domain, f.name, f.overload) for f in proto.functions}
-        result.functions.extend(f for f in table.protos() if (f.domain, f.name, f.overload) not in known)
+    result.functions.extend(added.functions)
     if result.functions and all(o.domain != DOMAIN for o in result.opset_import):
         result.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     assert default_opset(result) == graph.opset
     return result
-
-
-def _skipped_outputs(graph: ImportedGraph, added: Sequence[Node]) -> dict[Value, int]:
-    """Return the outputs that the model skips and its gradient reads, each with the position of its node."""
-    positions = {node: i for i, (node, _) in enumerate(graph.nodes)}
-    read = dict.fromkeys(value for node in added for value in node.inputs if value is not None)
-    return {value: positions[value.node] for value in read if value.node in positions and not value.name}
-
-
-def _node_names(nodes: Sequence[Node]) -> dict[Node, str]:
-    names = {}
-    for node in nodes:
-        is_read = node.forward is not None and node.forward.site[1] == 0
-        names[node] = f"{node.forward.site[0]}.grad" if is_read and node.forward is not None else node.op_type
-    return names

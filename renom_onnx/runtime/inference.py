@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.tree import as_bytes
@@ -81,6 +82,7 @@ def inference_reading(model: Any) -> tuple[bytes, tuple[FeedSpec, ...], tuple[st
     proto = read_model(model)
     if proto.training_info:
         proto = strip(proto)
+    proto = lower(proto)
     initialized = {tensor.name for tensor in proto.graph.initializer}
     inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
     return as_bytes(proto), inputs, tuple(output.name for output in proto.graph.output)

@@ -167,7 +167,7 @@ class ParallelTrainingSession(Trainable):
         given = {name: array for name, array in feeds.items() if name not in self._step.optional}
         with_loss = self._wants_loss(given)
         if with_loss not in self._evaluations:
-            made = parallel_evaluation(self._model, self._step, with_loss=with_loss)
+            made = parallel_evaluation(self._lowered, self._step, with_loss=with_loss)
             specs = [FeedSpec(*t) for t in input_types(made.model.graph) if t[0] not in self._step.bindings]
             self._evaluations[with_loss] = (made, specs)
         evaluation, specs = self._evaluations[with_loss]

@@ -11,6 +11,7 @@ import numpy as np
 
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.signature import ModelProto, input_types
 from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.training_info import fill_state, training_step, without_state
@@ -36,8 +37,10 @@ class Trainable(ABC):
 
     def __init__(self, model: Any) -> None:
         proto = read_model(model)
-        self._step = training_step(proto)
+        lowered = lower(proto)
+        self._step = training_step(lowered)
         self._model = without_state(proto, self._step.bindings)
+        self._lowered = self._model if lowered is proto else without_state(lowered, self._step.bindings)
         types = {name: (dtype, shape) for name, dtype, shape in input_types(self._step.model.graph)}
         self.feeds = tuple(FeedSpec(name, *types[name]) for name in self._step.feeds)
         self.outputs = tuple(output.name for output in proto.graph.output)

@@ -153,7 +153,7 @@ class TrainingSession(Trainable):
         given = {name: array for name, array in feeds.items() if name not in self._optional}
         with_loss = self._wants_loss(given)
         if with_loss not in self._evaluations:
-            model = evaluation_model(self._model, self._step, with_loss=with_loss)
+            model = evaluation_model(self._lowered, self._step, with_loss=with_loss)
             session = open_session(as_bytes(model), self.device, **self._session_options)
             types = [FeedSpec(*t) for t in input_types(model.graph) if t[0] not in self._step.bindings]
             names = [o.name for o in model.graph.output]

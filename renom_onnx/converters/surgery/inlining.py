@@ -19,6 +19,7 @@ from renom_onnx.converters.structure import (
     names_of,
     opsets_of,
     parts,
+    rename_in_attributes,
     replace_all,
     subgraphs,
 )
@@ -171,6 +172,7 @@ class _Body:
             if not attribute.ref_attr_name:
                 for graph in [own.g] if own.type == onnx.AttributeProto.GRAPH else own.graphs:
                     self._graph(graph)
+        rename_in_attributes(copy, self._value)
         return copy
 
     def _graph(self, graph: onnx.GraphProto) -> None:
