@@ -32,6 +32,74 @@ def test_conv(rank, options):
     assert layer.params["w"].shape == (6, 4 // groups, *[2] * rank)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kernel, dilation", [(3, 1), (4, 1), (2, 3)])
+def test_conv_of_the_same_size(rank, kernel, dilation):
+    layer = g.Conv(6, kernel, "same", dilation=dilation)
+    arguments = dict(padding="same", dilation=dilation)
+    check(layer, [normal(*SHAPES[rank])], lambda p, x: CONV[rank](x, p["w"], p["b"], **arguments))
+
+
+def test_padding_may_differ_at_the_two_ends():
+    def padded(x, value):
+        return functional.pad(x, (1, 1, 2, 0), value=value)  # from the last axis on
+
+    image, pairs = normal(*SHAPES[2]), [(2, 0), 1]
+    check(g.Conv(6, 3, pairs), [image], lambda p, x: CONV[2](padded(x, 0), p["w"], p["b"]))
+    check(g.MaxPool(3, pairs), [image], lambda p, x: MAX[2](padded(x, -np.inf), 3, 1))
+    check(g.AvgPool(3, pairs), [image], lambda p, x: AVG[2](padded(x, 0), 3, 1))
+
+
+def test_causal_convolution_does_not_see_what_comes():
+    x = normal(2, 3, 8)
+    later = np.where(np.arange(8) < 5, x, 9).astype(np.float32)
+    layer = g.Conv(4, 3, [(4, 0)], dilation=2)
+    assert_close(layer(later).as_ndarray()[..., :5], layer(x).as_ndarray()[..., :5], "the first five")
+    assert layer(x).shape == ("N", 4, 8)
+
+
+MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_pad(rank, mode):
+    pairs = [(2, 1), (0, 2), (1, 1)][:rank]
+    flat = [n for pair in reversed(pairs) for n in pair]
+    value = dict(value=0.5) if mode == "constant" else {}
+    layer = g.Pad(pairs, mode, **value)
+    check(layer, [normal(*SHAPES[rank])], lambda p, x: functional.pad(x, flat, MODES[mode], **value))
+
+
+def test_pad_before_a_convolution_is_its_padding_mode():
+    model = g.Sequential([g.Pad(1, "wrap"), g.Conv(4, 3)])
+    torch_conv = torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+
+    def formula(p, x):
+        return torch.func.functional_call(torch_conv, {"weight": p["conv1.w"], "bias": p["conv1.b"]}, (x,))
+
+    check(model, [normal(*SHAPES[2])], formula)
+
+
+def test_bad_padding_is_said(message):
+    text = "Pad: mode must be one of 'constant', 'reflect', 'edge', 'wrap', got 'zeros'."
+    with message(rm.ConversionError, text + " Created at test_window.py:{line}."):
+        g.Pad(1, "zeros")
+    text = "Pad: padding must be one number or 2, one or a pair per spatial axis, got [(1, 2, 3), 0]."
+    with message(rm.ShapeError, text + " Created at test_window.py:{line}."):
+        g.Pad([(1, 2, 3), 0])(normal(1, 1, 4, 4))
+    text = "Conv: padding must be one number or 2, one or a pair per spatial axis, got [1]."
+    with message(rm.ShapeError, text + " Created at test_window.py:{line}."):
+        g.Conv(2, padding=[1])(normal(1, 1, 4, 4))
+    text = "Conv: padding must be pixels, or \"same\" with stride 1, got 'same' with stride [2, 2]."
+    with message(rm.ShapeError, text + " Created at test_window.py:{line}."):
+        g.Conv(2, padding="same", stride=2)(normal(1, 1, 4, 4))
+    text = "Conv: padding must be pixels, or \"same\" with stride 1, got 'valid' with stride [1, 1]."
+    with message(rm.ShapeError, text + " Created at test_window.py:{line}."):
+        g.Conv(2, padding="valid")(normal(1, 1, 4, 4))
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize(
     "options",

@@ -42,6 +42,7 @@ from renom_onnx.graph.layers.operator import (
     Sub,
     Sum,
 )
+from renom_onnx.graph.layers.padding import Pad
 from renom_onnx.graph.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from renom_onnx.graph.layers.rectifier import Celu, Elu, LeakyRelu, PRelu, Relu, Relu6, Selu
 from renom_onnx.graph.layers.recurrent import Gru, Lstm, PeepholeLstm, Rnn
@@ -92,6 +93,7 @@ __all__ = [
     "Mul",
     "MultiHeadAttention",
     "PRelu",
+    "Pad",
     "PeepholeLstm",
     "PositionalEmbedding",
     "Pow",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.layers.elementwise import Elementwise
-from renom_onnx.graph.layers.size import Sizes, axes_of, per_axis
+from renom_onnx.graph.layers.size import Padding, Sizes, axes_of, both_ends, per_axis
 from renom_onnx.graph.operators import apply
 
 
@@ -13,8 +13,8 @@ class MaxPool(Layer):
     """The largest element of every window; the gradient goes to the first of equal ones.
 
     Args:
-        kernel, padding, stride: pixels, one number or one per spatial axis. Padding counts as minus infinity (ReNom's
-            CPU code padded with 0).
+        kernel, padding, stride: pixels, one number or one per spatial axis; for padding also pairs (begin, end).
+            Padding counts as minus infinity (ReNom's CPU code padded with 0).
         dilation: distance of the pixels of a window.
         ceil: a last window may hang over the end.
 
@@ -33,7 +33,7 @@ class MaxPool(Layer):
     """
 
     def __init__(
-        self, kernel: Sizes = 3, padding: Sizes = 0, stride: Sizes = 1, dilation: Sizes = 1, *, ceil: bool = False
+        self, kernel: Sizes = 3, padding: Padding = 0, stride: Sizes = 1, dilation: Sizes = 1, *, ceil: bool = False
     ) -> None:
         super().__init__()
         self.kernel = kernel
@@ -50,7 +50,7 @@ class MaxPool(Layer):
             x,
             casts=[cast_to_precision(x)],
             kernel_shape=per_axis(self.kernel, n_axes, "MaxPool", "kernel"),
-            pads=per_axis(self.padding, n_axes, "MaxPool", "padding") * 2,
+            pads=both_ends(self.padding, n_axes, "MaxPool"),
             strides=per_axis(self.stride, n_axes, "MaxPool", "stride"),
             dilations=per_axis(self.dilation, n_axes, "MaxPool", "dilation"),
             ceil_mode=int(self.ceil),
@@ -61,7 +61,7 @@ class AvgPool(Layer):
     """The mean of every window.
 
     Args:
-        kernel, padding, stride: pixels, one number or one per spatial axis.
+        kernel, padding, stride: pixels, one number or one per spatial axis; for padding also pairs (begin, end).
         ceil: a last window may hang over the end; what hangs over is not counted.
         count_padding: the padding counts, as zeros (the default of ReNom and PyTorch, not of ONNX).
 
@@ -82,7 +82,7 @@ class AvgPool(Layer):
     def __init__(
         self,
         kernel: Sizes = 3,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         stride: Sizes = 1,
         *,
         ceil: bool = False,
@@ -103,7 +103,7 @@ class AvgPool(Layer):
             x,
             casts=[cast_to_precision(x)],
             kernel_shape=per_axis(self.kernel, n_axes, "AvgPool", "kernel"),
-            pads=per_axis(self.padding, n_axes, "AvgPool", "padding") * 2,
+            pads=both_ends(self.padding, n_axes, "AvgPool"),
             strides=per_axis(self.stride, n_axes, "AvgPool", "stride"),
             ceil_mode=int(self.ceil),
             count_include_pad=int(self.count_padding),

@@ -11,6 +11,7 @@ from renom_onnx.graph.node import Shape
 from renom_onnx.graph.site import created_at, user_site
 
 Sizes = int | Sequence[int]
+Padding = int | Sequence[int | tuple[int, int]]
 Number = TypeVar("Number", int, float)
 
 
@@ -27,6 +28,22 @@ def per_axis(value: Number | Sequence[Number], n_axes: int, layer: str, name: st
             f"{created_at(user_site())}"
         )
     return sizes
+
+
+def both_ends(padding: Padding, n_axes: int, layer: str) -> list[int]:
+    """Return the padding of every axis at its begin, then at its end.
+
+    Raises:
+        ShapeError: it is not one number, or one or two per spatial axis.
+    """
+    given = [padding] * n_axes if isinstance(padding, int) else list(padding)
+    pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in given]
+    if len(pairs) != n_axes or any(len(pair) != 2 for pair in pairs):
+        raise ShapeError(
+            f"{layer}: padding must be one number or {n_axes}, one or a pair per spatial axis, got {given}. "
+            f"{created_at(user_site())}"
+        )
+    return [pair[end] for end in (0, 1) for pair in pairs]
 
 
 def axes_of(x: GraphElement, layer: str, least: int, form: str) -> Shape:
