@@ -21,6 +21,7 @@ from renom_onnx.graph.activation import (
     swish,
 )
 from renom_onnx.graph.autocast import autocast
+from renom_onnx.graph.clipping import with_gradient_clipping
 from renom_onnx.graph.data_input import DataInput
 from renom_onnx.graph.distributor import DistributorElement
 from renom_onnx.graph.element import GraphElement, static
@@ -382,4 +383,5 @@ __all__ = [
     "swish",
     "tanh",
     "transpose",
+    "with_gradient_clipping",
 ]

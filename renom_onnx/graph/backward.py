@@ -14,6 +14,7 @@ import numpy as np
 
 from renom_onnx.errors import GradientError, RenomError
 from renom_onnx.graph.builder import Builder, make_node
+from renom_onnx.graph.clipping import current_limits
 from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against, refusal
 from renom_onnx.graph.function import DOMAIN, Function, call
 from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Shape, Value, ancestors
@@ -188,6 +189,7 @@ class BackwardPass:
     def __init__(self, root: Value, *, opset: int, scale: Value | None = None) -> None:
         self.root = root
         self.opset = opset
+        self.limits = root.node.gradient_limits = current_limits() or root.node.gradient_limits
         self.loss = root if root.node.loss is not None and _is_one_number(root) else total(root, opset)
         self.forward = training_forward(self.loss, opset)
         loss = self.forward.loss

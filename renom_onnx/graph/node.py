@@ -99,6 +99,7 @@ class Node:
         "domain",
         "forward",
         "function",
+        "gradient_limits",
         "inputs",
         "is_cut",
         "layers",
@@ -161,6 +162,7 @@ class Node:
         self.is_cut = is_cut  # starts a tree of its own: the walk and the gradient end here, evaluation goes on
         self.stops_gradient = is_cut
         self.loss: tuple[Value, ...] | None = None  # of a loss: the predictions that it compares
+        self.gradient_limits: Any = None  # of a loss: between which its gradients are clipped in training
         self.reduction = "sum"  # of a loss: "mean" weighs a batch by its rows in an epoch's loss
         self.backward_pass: Any = None
         self.updates: dict[Any, Any] = {}
@@ -200,7 +202,7 @@ class Node:
             origin=origin,
         )
         copy.stops_gradient = self.stops_gradient
-        copy.loss, copy.reduction = self.loss, self.reduction
+        copy.loss, copy.reduction, copy.gradient_limits = self.loss, self.reduction, self.gradient_limits
         return copy
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.graph import autocast, layer
+from renom_onnx.graph import autocast, clipping, layer
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.node import Constant, Node, Value
@@ -71,6 +71,7 @@ def _keep_loss(node: Node) -> None:
             node.loss = tuple(dict.fromkeys(predictions))
             is_mean = all(v.node.reduction == "mean" for v in node.inputs if v is not None and v.node.loss)
             node.reduction = "mean" if is_mean else "sum"
+            node.gradient_limits = clipping.current_limits()
 
 
 def binary(op_type: str, ufunc: str, a: Operand, b: Operand) -> Any:

@@ -101,6 +101,7 @@ class _Step:
             ready, finite = self._unscaled(ready, optimizer.loss_scale)
         if optimizer.accumulate > 1:
             ready, due = self._accumulated(ready, finite)
+        ready = clip_by_value(self.op, ready, self.backward.limits)
         ready = clip_by_value(self.op, ready, optimizer.clip_value)
         ready = clip_by_norm(self.op, ready, optimizer.clip_norm)
         ready = {p: regularized(self.op.opset, p, g) for p, g in ready.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from renom_onnx.errors import ConversionError, ShapeError
 from renom_onnx.graph.autocast import autocast
+from renom_onnx.graph.clipping import current_limits
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
 from renom_onnx.graph.node import Node
@@ -39,6 +40,7 @@ class Loss(Layer):
         compared = prediction.output if isinstance(prediction, GraphElement) else _first_leaf(node).output
         node.loss = (compared,)
         node.reduction = self.reduction or "sum"
+        node.gradient_limits = current_limits()
         return output
 
 
