@@ -1,7 +1,9 @@
 """Running and training on stock onnxruntime, one session per device."""
 
 from renom_onnx.runtime import metric
-from renom_onnx.runtime.device import CudaOptions, Device, parse_device
+from renom_onnx.runtime.assignment import NodeElsewhere, nodes_elsewhere
+from renom_onnx.runtime.cuda import CudaOptions
+from renom_onnx.runtime.device import Device, DeviceInfo, devices, parse_device
 from renom_onnx.runtime.event import Event
 from renom_onnx.runtime.executor import TrainingExecutor
 from renom_onnx.runtime.fed_executor import Executor
@@ -16,6 +18,7 @@ from renom_onnx.runtime.training import TrainingSession
 __all__ = [
     "CudaOptions",
     "Device",
+    "DeviceInfo",
     "Epoch",
     "Event",
     "Executor",
@@ -24,9 +27,12 @@ __all__ = [
     "InferencePool",
     "InferenceSession",
     "Loss",
+    "NodeElsewhere",
     "ParallelTrainingSession",
     "TrainingExecutor",
     "TrainingSession",
+    "devices",
     "metric",
+    "nodes_elsewhere",
     "parse_device",
 ]

@@ -20,8 +20,9 @@ from renom_onnx.graph.distributor import Distributor, Stream
 from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates
-from renom_onnx.runtime.device import Device, open_session
+from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.failure import run_error
+from renom_onnx.runtime.opening import open_session
 
 Array = np.ndarray[Any, Any]
 

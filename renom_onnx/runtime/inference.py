@@ -12,9 +12,12 @@ from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.tree import as_bytes
-from renom_onnx.runtime.device import CudaOptions, open_session, parse_device
+from renom_onnx.converters.variants import for_device
+from renom_onnx.runtime.cuda import CudaOptions
+from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
+from renom_onnx.runtime.opening import open_session
 
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +55,7 @@ class InferenceSession:
         cuda: CudaOptions | None = None,
     ) -> None:
         self.device = parse_device(device)
-        model_bytes, self.inputs, self.outputs = inference_reading(model)
+        model_bytes, self.inputs, self.outputs = inference_reading(model, self.device.kind)
         self._session = open_session(model_bytes, self.device, threads=threads, cuda=cuda)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -73,8 +76,12 @@ class InferenceSession:
         return dict(zip(self.outputs, results, strict=True))
 
 
-def inference_reading(model: Any) -> tuple[bytes, tuple[FeedSpec, ...], tuple[str, ...]]:
+def inference_reading(model: Any, kind: str) -> tuple[bytes, tuple[FeedSpec, ...], tuple[str, ...]]:
     """Return the bytes of a model's inference reading, its inputs and the names of its outputs.
+
+    Args:
+        model: a path, bytes or ModelProto.
+        kind: of the device that runs it.
 
     Raises:
         ConversionError: the model cannot be read.
@@ -85,4 +92,4 @@ def inference_reading(model: Any) -> tuple[bytes, tuple[FeedSpec, ...], tuple[st
     proto = lower(proto)
     initialized = {tensor.name for tensor in proto.graph.initializer}
     inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
-    return as_bytes(proto), inputs, tuple(output.name for output in proto.graph.output)
+    return as_bytes(for_device(proto, kind)), inputs, tuple(output.name for output in proto.graph.output)

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.errors import RunError
-from renom_onnx.runtime.device import CudaOptions, Device, core_count, open_session, parse_device
+from renom_onnx.errors import DeviceError, RunError
+from renom_onnx.runtime.cuda import CudaOptions
+from renom_onnx.runtime.device import Device, core_count, parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import check_feeds
 from renom_onnx.runtime.inference import inference_reading
+from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
 
 Array = np.ndarray[Any, Any]
@@ -72,7 +74,9 @@ class InferencePool:
                 f"{list(devices)} and max_waiting {max_waiting}."
             )
         self.devices = [parse_device(device) for device in devices]
-        model_bytes, self.inputs, self.outputs = inference_reading(model)
+        if len({device.kind for device in self.devices}) > 1:
+            raise DeviceError(f"InferencePool: devices must be of one kind, got {list(map(str, self.devices))}.")
+        model_bytes, self.inputs, self.outputs = inference_reading(model, self.devices[0].kind)
         n_cpus = sum(device.kind == "cpu" for device in self.devices)
         if threads is None and n_cpus > 1:
             threads = max(1, core_count() // n_cpus)

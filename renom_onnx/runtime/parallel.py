@@ -13,8 +13,10 @@ from renom_onnx.converters.data_parallel import distribute
 from renom_onnx.converters.parallel_evaluation import LossPart, ParallelEvaluation, parallel_evaluation
 from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.tree import as_bytes
+from renom_onnx.converters.variants import for_device
 from renom_onnx.errors import DeviceError, RenomError, RunError, ShapeError
-from renom_onnx.runtime.device import CudaOptions, core_count, parse_device
+from renom_onnx.runtime.cuda import CudaOptions
+from renom_onnx.runtime.device import core_count, parse_device
 from renom_onnx.runtime.engine import Engine, LocalEngine
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
@@ -90,7 +92,7 @@ class ParallelTrainingSession(Trainable):
         self._dealt = step.dealt
         self._n_buffers = len(step.stages) - 1
         options = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        models = [as_bytes(stage.model) for stage in step.stages]
+        models = [as_bytes(for_device(stage.model, self.devices[0].kind)) for stage in step.stages]
         state, settings = self._step.state, self._step.optional
         self._replicas = [Replica(step, models, state, settings, device, options) for device in self.devices]
         self._step.state.clear()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from renom_onnx.errors import DeviceError
-from renom_onnx.runtime.device import CudaOptions
+from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.engine import Engine
 from renom_onnx.runtime.parallel import ParallelTrainingSession
 from renom_onnx.runtime.trainable import Trainable

@@ -12,8 +12,10 @@ import numpy as np
 from renom_onnx.converters.data_parallel import DistributedStep
 from renom_onnx.converters.parallel_evaluation import ParallelEvaluation
 from renom_onnx.converters.tree import as_bytes
+from renom_onnx.converters.variants import for_device
 from renom_onnx.graph.random import FIRST_SAMPLE
-from renom_onnx.runtime.device import Device, open_session
+from renom_onnx.runtime.device import Device
+from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
 from renom_onnx.runtime.tensor import Tensor
 
@@ -130,7 +132,9 @@ class Replica:
             feeds: a part of the rows.
         """
         if key not in self._evaluations:
-            self._evaluations[key] = open_session(as_bytes(evaluation.model), self.device, **self._options)
+            self._evaluations[key] = open_session(
+                as_bytes(for_device(evaluation.model, self.device.kind)), self.device, **self._options
+            )
         session = self._evaluations[key]
         binding = session.io_binding()
         kept = {name: Tensor.from_array(array, self.device, name) for name, array in feeds.items()}

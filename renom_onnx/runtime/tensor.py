@@ -13,6 +13,7 @@ import numpy as np
 
 from renom_onnx.errors import DeviceError, DTypeError, ShapeError, first_line
 from renom_onnx.graph.node import type_text
+from renom_onnx.runtime.cuda import allocate
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
 
@@ -35,9 +36,10 @@ class Tensor:
         self.device = device
         self.name = name
         try:
-            self.value = onnxruntime().OrtValue.ortvalue_from_shape_and_type(
-                list(self.shape), self.dtype.type, device.kind, device.index
-            )
+            if device.kind == "cuda":
+                self.value = allocate(list(self.shape), self.dtype.type, device.index)
+            else:
+                self.value = onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(self.shape), self.dtype.type)
         except Exception as e:  # no memory, or no such device
             raise DeviceError(
                 f'{name}: device "{device}" must have memory for {type_text(self.dtype, self.shape)}, got: '

@@ -11,10 +11,13 @@ import numpy as np
 from renom_onnx.converters.signature import input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
-from renom_onnx.runtime.device import CudaOptions, Device, open_session, parse_device
+from renom_onnx.converters.variants import for_device
+from renom_onnx.runtime.cuda import CudaOptions
+from renom_onnx.runtime.device import Device, parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.loss import Loss, LossBuffer
+from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
@@ -92,7 +95,7 @@ class TrainingSession(Trainable):
     ) -> None:
         super().__init__(model)
         self.device = parse_device(device)
-        self._step_bytes = as_bytes(self._step.model)
+        self._step_bytes = as_bytes(for_device(self._step.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
         self._state = [
             {name: Tensor.from_array(array, self.device, name) for name, array in self._step.state.items()}
@@ -154,7 +157,7 @@ class TrainingSession(Trainable):
         with_loss = self._wants_loss(given)
         if with_loss not in self._evaluations:
             model = evaluation_model(self._lowered, self._step, with_loss=with_loss)
-            session = open_session(as_bytes(model), self.device, **self._session_options)
+            session = open_session(as_bytes(for_device(model, self.device.kind)), self.device, **self._session_options)
             types = [FeedSpec(*t) for t in input_types(model.graph) if t[0] not in self._step.bindings]
             names = [o.name for o in model.graph.output]
             self._evaluations[with_loss] = (session, types, names)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.runtime import InferenceSession, TrainingSession, device as device_module
+from renom_onnx.runtime import InferenceSession, TrainingSession
+from renom_onnx.runtime.cuda import cuda_works
 from renom_onnx.runtime.tensor import Tensor
 from tests.converters.programs import LOSSES, OPTIMIZERS, Program, feeds
 
@@ -128,7 +129,7 @@ def test_an_executor_trains_on_cuda_as_on_the_cpu():
 
 
 def test_a_gpu_that_is_not_there_is_an_error():
-    device_module.cuda_works.cache_clear()
+    cuda_works.cache_clear()
     with pytest.raises(rm.DeviceError) as error:
         TrainingSession(Program("mlp", "Sgd", 18).model(), "cuda:99")
     assert str(error.value).startswith('device "cuda:99": onnxruntime must run on CUDAExecutionProvider, got ')

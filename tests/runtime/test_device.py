@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +14,19 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import to_onnx
-from renom_onnx.runtime import CudaOptions, Device, InferenceSession, TrainingSession, device as module, parse_device
-from renom_onnx.runtime.device import cuda_works, open_session
+from renom_onnx.runtime import (
+    CudaOptions,
+    Device,
+    InferenceSession,
+    TrainingSession,
+    cuda as cuda_module,
+    device as device_module,
+    devices,
+    opening,
+    parse_device,
+)
+from renom_onnx.runtime.cuda import cuda_works, plugin_devices
+from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.ort import installed_distributions, onnxruntime
 from tests.converters.programs import Program, perceptron
 
@@ -70,12 +83,15 @@ class Runtime:
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Runtime]]:
     def replace(*, lands_on: str = CUDA, n_gpus: int = 1) -> Runtime:
         fake = Runtime(lands_on=lands_on, n_gpus=n_gpus)
-        monkeypatch.setattr(module, "onnxruntime", lambda: fake)
+        for module in (cuda_module, device_module, opening):
+            monkeypatch.setattr(module, "onnxruntime", lambda: fake)
         cuda_works.cache_clear()
+        plugin_devices.cache_clear()
         return fake
 
     yield replace
     cuda_works.cache_clear()
+    plugin_devices.cache_clear()
 
 
 # Names
@@ -152,13 +168,10 @@ def test_a_session_on_another_provider_is_an_error_with_the_real_onnxruntime_too
     )
 
 
-def test_a_gpu_without_memory_for_a_tensor_is_an_error(
-    runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_gpu_without_memory_for_a_tensor_is_an_error(runtime: Callable[..., Runtime]):
     from renom_onnx.runtime import tensor
 
-    fake = runtime(n_gpus=0)
-    monkeypatch.setattr(tensor, "onnxruntime", lambda: fake)
+    runtime(n_gpus=0)
     with pytest.raises(rm.DeviceError) as error:
         tensor.Tensor([2, 3], "float32", Device("cuda"), "dense1.w")
     assert str(error.value) == (
@@ -201,45 +214,182 @@ def test_a_session_never_falls_back(runtime: Callable[..., Runtime]):
     assert session.more == {"enable_fallback": 0}
 
 
+DEFAULTS = {
+    "device_id": "1",
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "1",
+    "cudnn_conv1d_pad_to_nc1d": "0",
+    "fuse_conv_bias": "0",
+    "prefer_nhwc": "0",
+    "arena_extend_strategy": "kSameAsRequested",
+    "enable_cuda_graph": "0",
+}
+ALL = CudaOptions(
+    use_tf32=True,
+    cudnn_conv_algo_search="EXHAUSTIVE",
+    cudnn_conv_use_max_workspace=False,
+    cudnn_conv1d_pad_to_nc1d=True,
+    fuse_conv_bias=True,
+    prefer_nhwc=True,
+    arena_extend_strategy="kNextPowerOfTwo",
+    gpu_mem_limit_bytes=1 << 30,
+    cuda_graph=True,
+    strict=True,
+    more={"sdpa_kernel": "1"},
+)
+
+
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "capture", "expected"),
     [
+        (None, False, DEFAULTS),
         (
-            None,
-            {
-                "device_id": "1",
-                "use_tf32": "0",
-                "cudnn_conv_algo_search": "HEURISTIC",
-                "arena_extend_strategy": "kSameAsRequested",
-                "prefer_nhwc": "0",
-            },
-        ),
-        (
-            CudaOptions(
-                use_tf32=True,
-                cudnn_conv_algo_search="EXHAUSTIVE",
-                arena_extend_strategy="kNextPowerOfTwo",
-                prefer_nhwc=True,
-                gpu_mem_limit_bytes=1 << 30,
-            ),
+            ALL,
+            True,
             {
                 "device_id": "1",
                 "use_tf32": "1",
                 "cudnn_conv_algo_search": "EXHAUSTIVE",
-                "arena_extend_strategy": "kNextPowerOfTwo",
+                "cudnn_conv_use_max_workspace": "0",
+                "cudnn_conv1d_pad_to_nc1d": "1",
+                "fuse_conv_bias": "1",
                 "prefer_nhwc": "1",
+                "arena_extend_strategy": "kNextPowerOfTwo",
+                "enable_cuda_graph": "1",
                 "gpu_mem_limit": "1073741824",
+                "sdpa_kernel": "1",
             },
         ),
     ],
     ids=["default", "all"],
 )
 def test_options_of_cuda_are_strings(
-    options: CudaOptions | None, expected: dict[str, str], runtime: Callable[..., Runtime]
+    options: CudaOptions | None, capture: bool, expected: dict[str, str], runtime: Callable[..., Runtime]
 ):
     runtime(n_gpus=2)
-    session = open_session(b"", Device("cuda", 1), cuda=options)
+    session = open_session(b"", Device("cuda", 1), cuda=options, capture=capture)
     assert session.providers == [(CUDA, expected)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"cudnn_conv_algo_search": "FAST"},
+            "CudaOptions: cudnn_conv_algo_search must be one of HEURISTIC, EXHAUSTIVE, DEFAULT, got 'FAST'.",
+        ),
+        (
+            {"arena_extend_strategy": "none"},
+            "CudaOptions: arena_extend_strategy must be one of kSameAsRequested, kNextPowerOfTwo, got 'none'.",
+        ),
+    ],
+    ids=["search", "arena"],
+)
+def test_a_choice_that_there_is_not_is_an_error(options: dict[str, str], message: str):
+    with pytest.raises(rm.DeviceError) as error:
+        CudaOptions(**options)  # type: ignore[arg-type]
+    assert str(error.value) == message
+
+
+# What there is
+
+
+def test_the_devices_that_there_are(runtime: Callable[..., Runtime]):
+    runtime(n_gpus=2)
+    assert [(d.name, d.provider, d.packaging) for d in devices()] == [
+        ("cpu", CPU, "built in"),
+        ("cuda:0", CUDA, "built in"),
+        ("cuda:1", CUDA, "built in"),
+    ]
+
+
+@pytest.mark.skipif(CUDA in real.get_available_providers(), reason="this onnxruntime has a CUDA provider")
+def test_without_a_gpu_there_is_the_cpu():
+    (cpu,) = devices()
+    assert (cpu.name, cpu.provider, cpu.packaging) == ("cpu", CPU, "built in")
+    assert cpu.detail == f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+class Plugin(types.ModuleType):
+    """The package of the CUDA plugin, as its documentation shows it."""
+
+    @staticmethod
+    def get_ep_name() -> str:
+        return "CudaPluginExecutionProvider"
+
+    @staticmethod
+    def get_library_path() -> str:
+        return "libonnxruntime_providers_cuda.so"
+
+
+class EpDevice:
+    """A device of a plugin, as onnxruntime describes it."""
+
+    def __init__(self, name: str) -> None:
+        self.ep_name = name
+        self.device = types.SimpleNamespace(vendor="NVIDIA")
+
+    def memory_info(self, kind: str) -> tuple[str, str]:
+        return self.ep_name, kind
+
+
+@pytest.fixture
+def plugged(runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """An onnxruntime without a CUDA provider, beside the plugin's package with two GPUs."""
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_cuda", Plugin("onnxruntime_ep_cuda"))
+    fake: Any = runtime(lands_on=Plugin.get_ep_name(), n_gpus=0)
+    fake.registered = []
+    fake.given = []
+    fake.get_available_providers = lambda: [CPU]
+    fake.register_execution_provider_library = lambda name, path: fake.registered.append((name, path))
+    fake.get_ep_devices = lambda: [EpDevice(CPU), EpDevice(Plugin.get_ep_name()), EpDevice(Plugin.get_ep_name())]
+    fake.OrtDeviceMemoryType = types.SimpleNamespace(DEFAULT="default")
+
+    class Options(real.SessionOptions):
+        def add_provider_for_devices(self, found: list[EpDevice], options: dict[str, str]) -> None:
+            fake.given.append((found, options))
+
+    fake.SessionOptions = Options
+    return fake  # type: ignore[no-any-return]
+
+
+def test_a_plugin_is_used_by_the_same_name(plugged: Any):
+    assert parse_device("cuda:1") == Device("cuda", 1)
+    assert parse_device(None) == Device("cuda", 0)
+    assert [(d.name, d.provider, d.packaging) for d in devices()][1:] == [
+        ("cuda:0", "CudaPluginExecutionProvider", "plugin"),
+        ("cuda:1", "CudaPluginExecutionProvider", "plugin"),
+    ]
+    assert plugged.registered == [("CudaPluginExecutionProvider", "libonnxruntime_providers_cuda.so")]
+    session = open_session(b"", Device("cuda", 1), cuda=CudaOptions(use_tf32=True))
+    ((given, options),) = plugged.given
+    assert given == [plugin_devices()[1]]
+    assert {"device_id": "1", **options} == {**DEFAULTS, "use_tf32": "1"}
+    assert "device_id" not in options
+    assert session.providers is None
+
+
+def test_a_plugin_that_is_registered_already_is_used(plugged: Any):
+    def registered(name: str, path: str) -> None:
+        raise RuntimeError(f"library is Already registered under {name}")
+
+    plugged.register_execution_provider_library = registered
+    assert cuda_works(1)
+    assert not cuda_works(2)
+
+
+def test_a_plugin_that_does_not_load_is_an_error(plugged: Any):
+    def broken(name: str, path: str) -> None:
+        raise RuntimeError("undefined symbol")
+
+    plugged.register_execution_provider_library = broken
+    with pytest.raises(rm.DeviceError) as error:
+        parse_device("cuda")
+    assert str(error.value) == (
+        "onnxruntime_ep_cuda: onnxruntime must be able to load the plugin, got RuntimeError: undefined symbol. Install "
+        "versions of both that belong together."
+    )
 
 
 def test_the_options_of_a_session_are_given_to_onnxruntime(runtime: Callable[..., Runtime]):

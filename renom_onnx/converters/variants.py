@@ -1,0 +1,89 @@
+"""Variants: other nodes with the same meaning, for a device that does better, or only, with these.
+
+A file holds portable bodies. What a device runs instead is written here, by operator or by name of a function; the
+attributes and operands of the node are those of the file. A variant is there because a provider lacks a kernel, or
+because a measurement on that device says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from renom_onnx.converters.step_graph import attribute
+
+Nodes = list[onnx.NodeProto]
+Variant = Callable[[onnx.NodeProto, str], "Nodes | None"]
+"""Called with a node and a prefix for new names; returns the nodes in its place, or None where it does not serve."""
+
+VARIANTS: dict[str, dict[tuple[str, str], Variant]] = {"cpu": {}, "cuda": {}}
+"""By kind of device, then by domain and operator (or function)."""
+
+
+def for_device(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
+    """Return the model with the variants of a kind of device, in its graph and in its functions."""
+    variants = VARIANTS[kind]
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    if not any((node.domain, node.op_type) in variants for nodes in bodies for node in nodes):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for i, nodes in enumerate([changed.graph.node, *(function.node for function in changed.functions)]):
+        replaced = list(_replaced(nodes, variants, f"variant{i}"))
+        del nodes[:]
+        nodes.extend(replaced)
+    return changed
+
+
+def _replaced(
+    nodes: Iterable[onnx.NodeProto], variants: dict[tuple[str, str], Variant], prefix: str
+) -> Iterable[onnx.NodeProto]:
+    for i, node in enumerate(nodes):
+        variant = variants.get((node.domain, node.op_type))
+        made = None if variant is None else variant(node, f"{prefix}.{i}.{node.output[0]}")
+        yield from [node] if made is None else made
+
+
+class _Writer:
+    """Writes the nodes of a variant."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.nodes: Nodes = []
+
+    def op(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        name = output or f"{self._prefix}.{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def integers(self, values: Sequence[int]) -> str:
+        return self.op("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))
+
+
+def _unpool_by_scatter(node: onnx.NodeProto, prefix: str) -> Nodes | None:
+    """MaxUnpool, for which CUDA has no kernel: zeros of its output's size, with x at the indices.
+
+    The indices count the elements of the whole output, of (in - 1) stride + kernel - pads elements along each axis.
+    """
+    if len(node.input) > 2 and node.input[2]:
+        return None  # indices count the elements of one size, the output has another
+    op = _Writer(prefix)
+    x, indices = node.input[:2]
+    kernel = list(attribute(node, "kernel_shape", []))
+    strides = list(attribute(node, "strides", [1] * len(kernel)))
+    pads = list(attribute(node, "pads", [0] * (2 * len(kernel))))
+    rest = [k - s - b - e for k, s, b, e in zip(kernel, strides, pads[: len(kernel)], pads[len(kernel) :], strict=True)]
+    image = op.op("Mul", op.op("Shape", x, start=2), op.integers(strides))
+    shape = op.op("Concat", op.op("Shape", x, end=2), op.op("Add", image, op.integers(rest)), axis=0)
+    zeros = op.op("CastLike", op.op("ConstantOfShape", op.op("ReduceProd", shape, keepdims=1)), x)
+    flat = op.integers([-1])
+    scattered = op.op("ScatterElements", zeros, op.op("Reshape", indices, flat), op.op("Reshape", x, flat), axis=0)
+    op.op("Reshape", scattered, shape, output=node.output[0])
+    return op.nodes
+
+
+VARIANTS["cuda"]["", "MaxUnpool"] = _unpool_by_scatter
