@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from renom_onnx.converters.as_read import model_as_read
 from renom_onnx.converters.importer import Call, ImportedGraph, at_least_opset, import_graph
 from renom_onnx.converters.signature import ModelProto
+from renom_onnx.converters.training_nodes import TrainingNodes
 from renom_onnx.converters.unification import Symbols, fit
 from renom_onnx.errors import DTypeError, ShapeError
 from renom_onnx.graph import schema
@@ -47,6 +48,7 @@ class LoadedModel(Layer):
         super().__init__()
         self._shell = shell
         self._graph = graph
+        self._training = TrainingNodes(node for node, _ in graph.nodes)
         self._read: tuple[ModelProto, Mapping[str, Value]] | None = None
         self.opset = graph.opset
         self.inputs = {name: GraphElement(value) for name, value in graph.inputs.items()}
@@ -55,6 +57,25 @@ class LoadedModel(Layer):
             if isinstance(value.node, Parameter):
                 value.node.owner = self
                 self.params[name] = Variable(value)
+
+    def layers(self) -> Iterator[tuple[str, Layer]]:
+        """Yield a `Dropout` for every Dropout node of the file, by the node's name; its rate may be assigned to."""
+        yield from self._training.dropouts.items()
+
+    def train_statistics(self, on: bool = True, *, unbiased: bool = False) -> None:
+        """Let training normalize by the statistics of the batch and move the running ones, or not.
+
+        A loaded model starts without: its batch normalization uses the running statistics of the file in training too,
+        as is usual where a small data set tunes a large model. The setting holds for losses whose backward pass is
+        built from then on.
+
+        Args:
+            on: False freezes the statistics.
+            unbiased: move the running variance by that of a sample, n / (n - 1) times the batch's, as PyTorch does;
+                ONNX's definition is the batch's.
+        """
+        self._training.trains_statistics = on
+        self._training.unbiased = unbiased
 
     def to_proto(self) -> ModelProto:
         """Return the model as it was read, with today's values of its parameters."""
@@ -116,6 +137,7 @@ class LoadedModel(Layer):
                 casts[name] = formal.dtype
             operands[name] = actual
         graph = import_graph(proto, leaves=leaves, call=Call(operands, casts, symbols, current_layers()))
+        self._training.attach(node for node, _ in graph.nodes)
         outputs = tuple(GraphElement(value) for value in graph.outputs.values())
         return outputs[0] if len(outputs) == 1 else outputs
 
