@@ -214,9 +214,12 @@ def _data(values: Sequence[Value]) -> set[Node]:
 
 
 def _numbered(values: Sequence[Value]) -> dict[str, Value]:
-    if len(values) == 1:
-        return {"output": values[0]}
-    return {f"output{i}": value for i, value in enumerate(values, 1)}
+    """Return the outputs by name: a file's where they come from one, else output, or output1 and so on."""
+    named: dict[str, Value] = {}
+    for i, value in enumerate(values, 1):
+        name = value.name if value.node.note is not None else None
+        named[name if name and name not in named else f"output{i}" if len(values) > 1 else "output"] = value
+    return named
 
 
 def _apart(named: Mapping[str, Value], opset: int, loss: Value | None = None) -> dict[str, Value]:
@@ -227,9 +230,9 @@ def _apart(named: Mapping[str, Value], opset: int, loss: Value | None = None) ->
     apart: dict[str, Value] = {}
     for name, value in named.items():
         if value.dtype.name == "bfloat16":
-            value = apply("Cast", value, to=np.float32, opset=max(opset, schema.DEFAULT_OPSET)).output
+            value = apply("Cast", value, to=np.float32, opset=opset or schema.DEFAULT_OPSET).output
         elif isinstance(value.node, Leaf) or value is loss or value in apart.values():
-            value = apply("Identity", value, opset=max(opset, schema.DEFAULT_OPSET)).output
+            value = apply("Identity", value, opset=opset or schema.DEFAULT_OPSET).output
         apart[name] = value
     return apart
 

@@ -10,11 +10,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from renom_onnx.converters.names import Names
-from renom_onnx.converters.writer import FunctionTable, Writer, read_values, value_info
+from renom_onnx.converters.writer import FunctionTable, Writer, domain_imports, read_values, value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import parameter, schema
 from renom_onnx.graph.distributor import Stream
-from renom_onnx.graph.function import DOMAIN, DOMAIN_VERSION
 from renom_onnx.graph.naming import TreeNames, mutable_name
 from renom_onnx.graph.node import FORWARD, Constant, Input, Leaf, Mutable, Node, Static, Value
 from renom_onnx.graph.site import created_at
@@ -51,6 +50,7 @@ class TreeWriter:
         feed_all: bool = False,
         first: Sequence[Mutable] = (),
     ) -> None:
+        self._nodes = nodes
         self.tree_names = TreeNames(nodes)
         self.names = Names()
         self.opset = opset
@@ -101,9 +101,7 @@ class TreeWriter:
     def model(self, graph: onnx.GraphProto, ir_version: int = schema.DEFAULT_IR_VERSION) -> onnx.ModelProto:
         """Return a model of the graph with the functions that the tree calls."""
         functions = [] if self._inline else self.table.protos(self.opset)
-        imports = [helper.make_opsetid("", self.opset)]
-        if functions:
-            imports.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+        imports = [helper.make_opsetid("", self.opset), *domain_imports(self._nodes, inline=self._inline)]
         from renom_onnx import __version__
 
         return helper.make_model(
@@ -122,12 +120,13 @@ def is_data(node: Node) -> bool:
 
 
 def data_names(nodes: Sequence[Node]) -> dict[Leaf, str]:
-    """Return the names of the inputs: a distributor's or placeholder's own, and x, y, input3, … of arrays."""
+    """Return the names of the inputs: those of a distributor, placeholder or file, and x, y, input3, … of arrays."""
     names = Names()
     leaves = [node for node in nodes if isinstance(node, Leaf) and is_data(node)]
-    found = {leaf: names.fresh(str(leaf.name)) for leaf in leaves if not isinstance(leaf, Static)}
+    found = {leaf: names.fresh(leaf.name) for leaf in leaves if leaf.name}
     for i, leaf in enumerate(leaf for leaf in leaves if isinstance(leaf, Static)):
-        found[leaf] = names.fresh(BATCH_NAMES[i] if i < len(BATCH_NAMES) else f"input{i + 1}")
+        if leaf not in found:
+            found[leaf] = names.fresh(BATCH_NAMES[i] if i < len(BATCH_NAMES) else f"input{i + 1}")
     return found
 
 
@@ -152,14 +151,20 @@ def _whole(cast: np.dtype[Any] | None) -> np.dtype[Any] | None:
 
 
 def tree_opset(nodes: Iterable[Node], asked: int | None) -> int:
-    """Return the opset of an export: the one asked for, else the newest that a node needs, 18 at least.
+    """Return the opset of an export: the one asked for, else the newest that a node needs.
+
+    That is 18 at least, but for a file of an older opset that is written as it was read.
 
     Raises:
-        ConversionError: the one asked for is not 18 to 21, or older than a node.
+        ConversionError: the one asked for is not 18 to 21, or older than a node, or a node of an old file cannot be
+            written at it.
     """
+    nodes = list(nodes)
     needed = max((node.opset for node in nodes), default=0)
     if asked is None:
-        return max(needed, schema.DEFAULT_OPSET)
+        asked = needed or schema.DEFAULT_OPSET
+        _require_one_meaning(nodes, asked)
+        return asked
     if asked < needed or asked not in {*EXPORT_OPSETS, needed}:
         least, most = max(needed, EXPORT_OPSETS[0]), max(needed, EXPORT_OPSETS[-1])
         wanted = f"{least}" if least == most else f"{least} to {most}"
@@ -167,7 +172,28 @@ def tree_opset(nodes: Iterable[Node], asked: int | None) -> int:
             f"export: opset must be {wanted}, got {asked}. Newer opsets lose kernels of "
             f"onnxruntime's CUDA provider, and older ones lack operators."
         )
+    _require_one_meaning(nodes, asked)
     return asked
+
+
+def _require_one_meaning(nodes: Iterable[Node], opset: int) -> None:
+    """Refuse a node of an old file, as it was read, that would mean something else at the opset of the export."""
+    for node in nodes:
+        if node.is_leaf or node.domain or node.function is not None or node.opset >= schema.DEFAULT_OPSET:
+            continue
+        if node.opset != opset and _version(node, node.opset) != _version(node, opset):
+            raise ConversionError(
+                f"{node.op_type}: an element of opset {node.opset} must not be joined with others, got a tree of opset "
+                f"{opset}, where the operator is another version. Call the loaded model, which upgrades it. "
+                f"{created_at(node.site)}"
+            )
+
+
+def _version(node: Node, opset: int) -> int | None:
+    """Return the version of a node's operator that an opset has."""
+    if not schema.has_operator(node.op_type, opset):
+        return None
+    return schema.operator(node.op_type, opset).since_version
 
 
 def as_bytes(model: onnx.ModelProto) -> bytes:

@@ -98,9 +98,7 @@ def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto
     writer = Writer(names, inline=True, in_function=True)
     body = function.body()
     writer.write(body, read_values(body, function.outputs))
-    domains = _domains(writer.nodes)
-    imports = [helper.make_opsetid("", function.opset)]
-    imports += [helper.make_opsetid(domain, DOMAIN_VERSION) for domain in sorted(domains - {""})]
+    imports = [helper.make_opsetid("", function.opset), *domain_imports(body, inline=True)]
     return helper.make_function(
         function.domain,
         function.name,
@@ -114,15 +112,26 @@ def function_proto(function: Function, overload: str = "") -> onnx.FunctionProto
     )
 
 
-def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Return the domains of the nodes and of the nodes in their graphs."""
-    domains = set()
-    for node in nodes:
-        domains.add(node.domain)
-        for attribute in node.attribute:
-            for graph in [attribute.g, *attribute.graphs]:
-                domains |= _domains(graph.node)
-    return domains
+def domain_imports(nodes: Iterable[Node], *, inline: bool) -> list[onnx.OperatorSetIdProto]:
+    """Return the imports of the domains, the default one apart, of nodes and of the nodes in their bodies.
+
+    Args:
+        nodes: what is written.
+        inline: whether calls are written out.
+    """
+    versions: dict[str, int] = {}
+    stack, seen = [iter(nodes)], set()
+    while stack:
+        for node in stack.pop():
+            if inline and node.function is not None:
+                if node.function not in seen:
+                    seen.add(node.function)
+                    stack.append(iter(node.function.body()))
+            elif node.domain:
+                version = node.note.version if node.note is not None and node.function is None else DOMAIN_VERSION
+                versions[node.domain] = max(version, versions.get(node.domain, 0))
+            stack += [iter(body.nodes) for _, body in attribute_bodies(node.attributes)]
+    return [helper.make_opsetid(domain, version) for domain, version in sorted(versions.items())]
 
 
 class Writer:
@@ -176,6 +185,8 @@ class Writer:
             return constant.output.name or "Constant"
         if reader is None:
             return "constant"
+        if not schema.has_operator(reader.op_type, reader.opset, reader.domain):
+            return f"{self._node_names.get(reader, reader.op_type)}.constant"
         operator = schema.operator(reader.op_type, reader.opset, reader.domain)
         formal = operator.input(reader.inputs.index(constant.output))
         return f"{self._node_names.get(reader, reader.op_type)}.{formal.name.lower()}"
@@ -246,7 +257,7 @@ class Writer:
 
     def _may_be_absent(self, node: Node, index: int) -> bool:
         """Whether the output may go unnamed: every one of a call, the optional ones of a standard operator."""
-        if node.function is not None:
+        if node.function is not None or not schema.has_operator(node.op_type, node.opset, node.domain):
             return True
         return schema.operator(node.op_type, node.opset, node.domain).output(index).is_optional
 

@@ -175,7 +175,7 @@ class GraphElement(Arithmetic, ElementSettings):
         held: BackwardPass | None = node.backward_pass
         if held is None or held.root is not self.output or held.forward.is_stale():
             node.updates.clear()
-            node.backward_pass = BackwardPass(self.output, opset=node.opset or schema.DEFAULT_OPSET)
+            node.backward_pass = BackwardPass(self.output, opset=max(node.opset, schema.DEFAULT_OPSET))
         found: BackwardPass = node.backward_pass
         return found
 

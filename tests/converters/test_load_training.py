@@ -131,7 +131,7 @@ def test_dropout_drops_in_training_and_only_there(opset: int):
     assert len({*losses, plain}) == 4  # another mask at every step
     assert session.evaluate({"x": X, "y": T})["loss"] == pytest.approx(plain, rel=1e-6)
     np.testing.assert_allclose(
-        session.evaluate({"x": X})["output"], rm.load(network(opset))(X).as_ndarray(), rtol=1e-5, atol=1e-6
+        session.evaluate({"x": X})["y"], rm.load(network(opset))(X).as_ndarray(), rtol=1e-5, atol=1e-6
     )
 
 
