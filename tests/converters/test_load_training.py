@@ -45,7 +45,7 @@ def network(opset: int = 17, drop: float = 0.0) -> onnx.ModelProto:
         helper.make_node("Relu", ["b"], ["r"], name="relu"),
         helper.make_node("Flatten", ["r"], ["f"], name="flatten"),
         *dropped,
-        helper.make_node("Gemm", ["d", "fc.weight", "fc.bias"], ["y"], name="fc", transB=1),
+        helper.make_node("Gemm", ["d", "fc.weight", "fc.bias"], ["scores"], name="fc", transB=1),
     ]
     tensors = [numpy_helper.from_array(a, n) for n, a in ARRAYS.items()]
     if opset >= 12:
@@ -53,7 +53,7 @@ def network(opset: int = 17, drop: float = 0.0) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes, "network",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 4, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])],
         tensors,
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
@@ -131,7 +131,7 @@ def test_dropout_drops_in_training_and_only_there(opset: int):
     assert len({*losses, plain}) == 4  # another mask at every step
     assert session.evaluate({"x": X, "y": T})["loss"] == pytest.approx(plain, rel=1e-6)
     np.testing.assert_allclose(
-        session.evaluate({"x": X})["y"], rm.load(network(opset))(X).as_ndarray(), rtol=1e-5, atol=1e-6
+        session.evaluate({"x": X})["scores"], rm.load(network(opset))(X).as_ndarray(), rtol=1e-5, atol=1e-6
     )
 
 
