@@ -45,7 +45,9 @@ class Splice(Node):
         if isinstance(source, Held):
             source.array = array
         else:
-            self.read(Held(array, is_batch=bool(self.output.shape)).output, None)
+            held = Held(array, is_batch=bool(self.output.shape)).output
+            held.shape = self.output.shape  # what is not known stays so: the next array may have another size there
+            self.read(held, None)
 
     def read(self, value: Value, cast: np.dtype[Any] | None) -> None:
         """Read another value; the gradients of what follows are no longer known."""

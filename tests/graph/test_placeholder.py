@@ -34,6 +34,13 @@ def test_an_array_is_fed_and_fed_again_with_other_rows():
         np.testing.assert_array_equal(y.feed(x, rows).as_ndarray(), rows * 2)
 
 
+def test_an_array_is_fed_again_with_another_size_where_none_is_known():
+    x = rm.graph.Placeholder((None, "T"))
+    y = (x * x).sum(1)
+    for length in (1, 4, 2):
+        assert y.feed(x, np.full((3, length), 2.0)).as_ndarray().tolist() == [4.0 * length] * 3
+
+
 def test_every_element_made_of_it_sees_the_value():
     x = g.Placeholder((None, 3))
     first = x + 1
