@@ -131,6 +131,84 @@ def test_cross_attention():
     check(g.MultiHeadAttention(4), [query, key, value], attention(4), tolerance=2e-5)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_a_length_that_only_the_run_knows(causal):
+    x = static(normal(3, 5, 8), is_batch=True)
+    x.output.shape = ("N", "T", 8)
+    check(g.MultiHeadAttention(2, causal=causal), [x], attention(2, causal), tolerance=2e-5)
+
+
+def test_decoder_of_any_length_infers_and_trains_from_one_file():
+    tokens, following = (g.Placeholder((None, "T"), np.int64, name=name) for name in ("tokens", "following"))
+    layers = [g.Embedding(8, 11), g.PositionalEmbedding(6), g.MultiHeadAttention(2, causal=True), g.Dense(11)]
+    model = g.Sequential(layers)
+    scores = g.transpose(model(tokens), (0, 2, 1))
+    loss = g.SoftmaxCrossEntropy()(scores, following)
+    file = rm.converters.to_training_onnx(loss, g.Sgd(0.1))
+    assert rm.converters.lint(file) == []
+    session = rm.runtime.TrainingSession(file, device="cpu")
+    x = np.random.default_rng(0).integers(0, 11, (3, 6))
+    whole = session.evaluate({"tokens": x})["output"]
+    for length in (1, 4, 6):
+        assert_close(session.evaluate({"tokens": x[:, :length]})["output"], whole[..., :length], f"{length} tokens")
+        found = loss.feed(tokens, x[:, :length]).feed(following, x[:, -length:]).as_ndarray()
+        assert_close(float(session.evaluate({"tokens": x[:, :length], "following": x[:, -length:]})["loss"]), found, "")
+    for length in (6, 4, 6, 2):
+        session.step({"tokens": x[:, :length], "following": x[:, -length:]})
+    assert np.isfinite(session.read("positional_embedding1.w")).all()
+
+
+def test_attention_of_each_query_has_a_mask_of_its_own():
+    query, key = normal(3, 5, 8), normal(3, 4, 6, seed=1)
+    mask = np.random.default_rng(2).random((3, 5, 4)) < 0.6
+    mask[..., 0] = True
+
+    def formula(p, q, k, is_seen):
+        def heads(x, name):
+            return (x @ p[f"w_{name}"] + p[f"b_{name}"]).unflatten(2, (2, 4)).transpose(1, 2)
+
+        y = functional.scaled_dot_product_attention(
+            heads(q, "q"), heads(k, "k"), heads(k, "v"), attn_mask=is_seen.bool()[:, None]
+        )
+        return y.transpose(1, 2).flatten(2) @ p["w_o"] + p["b_o"]
+
+    layer = g.MultiHeadAttention(2)
+    y = layer(query, key, None, mask)
+    wanted = formula(
+        {n: torch.tensor(p.array) for n, p in layer.named_parameters()}, *map(torch.tensor, (query, key, mask))
+    )
+    assert_close(y.as_ndarray(), wanted, "value", 2e-5)
+    assert_close(layer(query, key, mask=mask.astype(np.int64)).as_ndarray(), wanted, "numbers, by name", 2e-5)
+
+
+def test_attention_drops_shares_in_training_only():
+    x = normal(3, 5, 8)
+    layer, plain = g.MultiHeadAttention(2, dropout_rate=0.5), g.MultiHeadAttention(2)
+    y, _ = layer(x), plain(x)
+    for (_, p), (_, q) in zip(layer.named_parameters(), plain.named_parameters(), strict=True):
+        q.array = p.array
+    assert_close(y.as_ndarray(), plain(x).as_ndarray(), "inference")
+    file = rm.converters.to_training_onnx(g.ConstantLoss()(y * x), g.Sgd(0.0))
+    session = rm.runtime.TrainingSession(file, device="cpu")
+    assert len({float(session.step({"x": x})) for _ in range(4)}) == 4
+    with pytest.raises(rm.ShapeError, match=r"^Dropout: the rate must be in \[0, 1\), got 1.5"):
+        g.MultiHeadAttention(2, dropout_rate=1.5)
+
+
+def test_mask_of_attention_has_two_or_three_axes(message):
+    text = "MultiHeadAttention: mask must have 2 axes, (N, S), or 3, (N, T, S), got mask is bool[N]."
+    with message(rm.ShapeError, text + " Created at test_sequence.py:{line}."):
+        g.MultiHeadAttention(2)(normal(2, 3, 4), mask=np.ones(2, bool))
+
+
+def test_positions_of_a_length_that_only_the_run_knows():
+    x = static(normal(2, 5, 4), is_batch=True)
+    x.output.shape = ("N", "T", 4)
+    check(g.PositionalEmbedding(9), [x], lambda p, x: x + p["w"][:5])
+    found, wanted = (g.PositionalEmbedding(n, sinusoidal=True) for n in (9, None))
+    assert_close(found(x).as_ndarray(), wanted(normal(2, 5, 4)).as_ndarray(), "sinusoidal")
+
+
 def test_masked_attention_does_not_see_the_masked_keys():
     x, mask = normal(3, 5, 8), np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0]])
     layer = g.MultiHeadAttention(2)

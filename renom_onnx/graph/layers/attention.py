@@ -10,8 +10,9 @@ import numpy as np
 from renom_onnx.errors import ShapeError
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, cast_to_precision
+from renom_onnx.graph.layers.dropout import Dropout
 from renom_onnx.graph.layers.size import exact_axes, known_sizes
-from renom_onnx.graph.node import Constant as ConstantLeaf
+from renom_onnx.graph.node import Constant as ConstantLeaf, Value
 from renom_onnx.graph.operators import apply, integers
 from renom_onnx.graph.setting import Settings
 from renom_onnx.graph.site import created_at, user_site
@@ -28,17 +29,19 @@ class MultiHeadAttention(Layer):
         causal: position t attends to positions up to t only.
         initializer: of the four w; default GlorotNormal. The four b start at 0.
         bias: whether there are the four b.
+        dropout_rate: of what each query attends to, in training; see `Dropout`.
         settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Parameters: w_q, w_k, w_v, w_o (E, E), where the keys' own size stands for the first E of w_k and w_v; b_q, b_k,
     b_v, b_o (E,).
 
-    Called with x (N, T, E) for self-attention, or with query (N, T, E), key (N, S, *), value (N, S, *) (default: the
-    key) and a mask (N, S), booleans or numbers, whose zeros no query attends to; returns (N, T, E).
+    Called with x (N, T, E) for self-attention, or with query (N, T, E), key (N, S, *), value (N, S, *), default: the
+    key, and a mask of booleans or numbers: (N, S), whose zeros no query attends to, or (N, T, S) for each query of its
+    own. Returns (N, T, E). T and S may be known only at run time.
 
     Raises:
-        ShapeError: an input has not three axes with a known last size, heads does not divide E, or T is not known with
-            `causal`.
+        ShapeError: an input has not three axes with a known last size, heads does not divide E, the mask has neither
+            two nor three axes, or the rate is out of range.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762.
 
@@ -55,6 +58,7 @@ class MultiHeadAttention(Layer):
         causal: bool = False,
         initializer: Initializer | None = None,
         bias: bool = True,
+        dropout_rate: float = 0.0,
         **settings: Unpack[Settings],
     ) -> None:
         super().__init__(**settings)
@@ -62,6 +66,7 @@ class MultiHeadAttention(Layer):
         self.causal = causal
         self.initializer = initializer
         self.bias = bias
+        self.dropout = Dropout(dropout_rate) if dropout_rate else None
 
     def forward(
         self,
@@ -89,14 +94,12 @@ class MultiHeadAttention(Layer):
             scores = apply("Cast", scores, to=cast)
         lowest = np.finfo(scores.dtype).min / 2
         if mask is not None:
-            exact_axes(mask, "MultiHeadAttention: mask", 2, "(N, S)")
-            is_seen = apply("Unsqueeze", mask, integers([1, 2]), casts=[np.dtype(bool), None])
+            is_seen = apply("Unsqueeze", mask, integers(_new_axes(mask)), casts=[np.dtype(bool), None])
             scores = apply("Where", is_seen, scores, ConstantLeaf(np.array(lowest, scores.dtype)).output)
         if self.causal:
-            rows, columns = (known_sizes(x, [1], "MultiHeadAttention")[0] for x in (query, key))
-            hidden = np.triu(np.full((rows, columns), lowest, scores.dtype), 1)
-            scores = apply("Add", scores, ConstantLeaf(hidden).output)
-        found = apply("MatMul", apply("Softmax", scores, axis=-1), v)
+            scores = apply("Add", scores, _hidden(scores, lowest))
+        shares = apply("Softmax", scores, axis=-1)
+        found = apply("MatMul", shares if self.dropout is None else self.dropout(shares), v)
         joined = apply("Reshape", apply("Transpose", found, perm=[0, 2, 1, 3]), integers([0, 0, size]))
         return self._projected(joined, "o", size)
 
@@ -109,3 +112,26 @@ class MultiHeadAttention(Layer):
         w = self.parameter(f"w_{name}", (own, size), self.initializer)
         y = apply("MatMul", x, w, casts=[cast_to_precision(x), None])
         return y + self.parameter(f"b_{name}", (size,), Constant(0)) if self.bias else y
+
+
+def _new_axes(mask: GraphElement) -> list[int]:
+    """Return where a mask lacks the axes of heads and, if it is the same for all, of queries."""
+    rank = len(mask.shape or ())
+    if rank not in (2, 3):
+        raise ShapeError(
+            f"MultiHeadAttention: mask must have 2 axes, (N, S), or 3, (N, T, S), got mask is {mask.output}. "
+            f"{created_at(user_site())}"
+        )
+    return [1, 2] if rank == 2 else [1]
+
+
+def _hidden(scores: GraphElement, lowest: float) -> GraphElement | Value:
+    """Return (T, S), 0 up to the diagonal and the lowest number above it, to be added to the scores."""
+    assert scores.shape is not None
+    rows, columns = scores.shape[2:]
+    if isinstance(rows, int) and isinstance(columns, int):
+        return ConstantLeaf(np.triu(np.full((rows, columns), lowest, scores.dtype), 1)).output
+    number, first = ConstantLeaf(np.array(lowest, scores.dtype)).output, ConstantLeaf(np.array(1, np.int64)).output
+    hidden = apply("Trilu", apply("Expand", number, apply("Shape", scores, start=2, end=4)), first, upper=1)
+    hidden.output.shape = (rows, columns)
+    return hidden

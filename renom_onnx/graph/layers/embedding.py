@@ -66,7 +66,8 @@ class PositionalEmbedding(Layer):
     """y = x + p, p a vector for every position of a sequence.
 
     Args:
-        max_length: the longest sequence; default the T of the first call. Sinusoidal positions have no limit.
+        max_length: the longest sequence; default the T of the first call. Sinusoidal positions have no limit, unless
+            they must be there for a T that only the run will know.
         sinusoidal: p[t, 2i] = sin(t / 10000^(2i / F)), p[t, 2i + 1] = cos(the same), and no parameter.
         initializer: of w; default N(0, 0.02).
         settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
@@ -76,7 +77,7 @@ class PositionalEmbedding(Layer):
     Called with x (N, T, F), returns the same shape.
 
     Raises:
-        ShapeError: x has not three axes, T or F is not known, or T is longer than max_length.
+        ShapeError: x has not three axes, F is not known nor T without a max_length, or T is longer than that.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762.
 
@@ -101,23 +102,28 @@ class PositionalEmbedding(Layer):
 
     def forward(self, x: GraphElement) -> GraphElement:
         """Return x + p."""
-        exact_axes(x, "PositionalEmbedding", 3, "(N, T, F)")
-        length, size = known_sizes(x, [1, 2], "PositionalEmbedding")
-        cast = cast_to_precision(x)
-        if self.sinusoidal:
-            return apply("Add", x, ConstantLeaf(sinusoids(length, size)).output, casts=[cast, None])
-        if self.max_length is None:
-            self.max_length = length
+        _, length, _ = exact_axes(x, "PositionalEmbedding", 3, "(N, T, F)")
+        (size,) = known_sizes(x, [2], "PositionalEmbedding")
         longest = self.max_length
-        if length > longest:
+        if longest is None:
+            (longest,) = known_sizes(x, [1], "PositionalEmbedding")
+        if not self.sinusoidal:
+            self.max_length = longest
+        if isinstance(length, int) and length > longest:
             raise ShapeError(
                 f"PositionalEmbedding: a sequence must have at most max_length = {longest} positions, got {length}: x "
                 f"is {x.output}. {created_at(user_site())}"
             )
-        p = self.parameter("w", (longest, size), self.initializer or Gaussian(0.0, 0.02))
-        if length < longest:
-            p = apply("Slice", p, integers([0]), integers([length]), integers([0]))
-        return apply("Add", x, p, casts=[cast, None])
+        if self.sinusoidal:
+            rows = length if isinstance(length, int) else longest
+            p = GraphElement(ConstantLeaf(sinusoids(rows, size)).output)
+        else:
+            p = self.parameter("w", (longest, size), self.initializer or Gaussian(0.0, 0.02))
+        if p.shape != (length, size):
+            end = integers([length]) if isinstance(length, int) else apply("Shape", x, start=1, end=2)
+            p = apply("Slice", p, integers([0]), end, integers([0]))
+            p.output.shape = (length, size)
+        return apply("Add", x, p, casts=[cast_to_precision(x), None])
 
 
 def sinusoids(length: int, size: int) -> np.ndarray[Any, Any]:
