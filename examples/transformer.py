@@ -80,7 +80,8 @@ def train(path: Path, epochs: int, n_sequences: int = 6400) -> rm.runtime.Histor
     schedule = rm.graph.schedule.WarmUp(rm.graph.schedule.Cosine(0.004, n_steps=epochs * n_sequences // 64), 50)
     executor = loss.get_training_executor(rm.graph.AdamW(clip_norm=1.0))
     history = executor.execute(epochs, learning_rate=schedule)
-    rm.export(model, path)
+    tokens = rm.graph.Placeholder((None, "T"), np.int64, name="tokens")  # a file for sequences of any length up to 11
+    rm.export(model(tokens), path)
     print(f"{sum(p.array.size for p in model.parameters())} parameters", flush=True)
     return history
 
@@ -88,14 +89,11 @@ def train(path: Path, epochs: int, n_sequences: int = 6400) -> rm.runtime.Histor
 def answer(path: Path, question: Array) -> Array:
     """Return what the file, run by onnxruntime alone, writes after each question: the likeliest token, six times."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    tokens = np.zeros((len(question), 2 * LENGTH - 1), np.int64)
-    tokens[:, :LENGTH] = question
-    written = []
-    for position in range(LENGTH - 1, 2 * LENGTH - 1):  # no position sees those after it, so they may hold anything
-        (scores,) = session.run(None, {"x": tokens})
-        written.append(scores[:, :, position].argmax(1))
-        tokens[:, position + 1 : position + 2] = written[-1][:, None]
-    return np.stack(written, axis=1)
+    tokens = question
+    for _ in range(LENGTH):
+        (scores,) = session.run(None, {"tokens": tokens})
+        tokens = np.concatenate([tokens, scores[:, :, -1].argmax(1)[:, None]], axis=1)
+    return tokens[:, LENGTH:]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
