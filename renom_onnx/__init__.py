@@ -2,8 +2,8 @@
 
     import renom_onnx as rm
 
-`rm.graph` holds elements, layers, losses and optimizers; `rm.export` and `rm.export_training` write files;
-`rm.runtime` and `rm.converters` are imported at first use.
+`rm.graph` holds elements, layers, losses and optimizers; `rm.export` and `rm.export_training` write files; all of it is
+imported at first use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from renom_onnx import graph, utility
 from renom_onnx.errors import (
     ConversionError,
     DeviceError,
@@ -21,16 +20,17 @@ from renom_onnx.errors import (
     RunError,
     ShapeError,
 )
-from renom_onnx.graph.parameter import precision
-from renom_onnx.graph.seed import set_seed
 
 if TYPE_CHECKING:
-    from renom_onnx import converters, runtime
+    from renom_onnx import backend, converters, graph, runtime, utility
+    from renom_onnx.converters import doctor, export, export_training, load, lora, make_trainable
+    from renom_onnx.eager import Dense, NdarrayDistributor, Node, Sgd, sum
+    from renom_onnx.graph.parameter import precision
+    from renom_onnx.graph.seed import set_seed, set_seed as set_renom_seed
 
 __version__ = "0.1.0"
 
-set_renom_seed = set_seed
-
+_MODULES = ("backend", "converters", "eager", "graph", "runtime", "utility")
 _LAZY = {
     "Dense": "renom_onnx.eager",
     "NdarrayDistributor": "renom_onnx.eager",
@@ -40,15 +40,21 @@ _LAZY = {
     "export": "renom_onnx.converters",
     "export_training": "renom_onnx.converters",
     "load": "renom_onnx.converters",
+    "lora": "renom_onnx.converters",
+    "make_trainable": "renom_onnx.converters",
+    "precision": "renom_onnx.graph.parameter",
+    "set_renom_seed": "renom_onnx.graph.seed",
+    "set_seed": "renom_onnx.graph.seed",
     "sum": "renom_onnx.eager",
 }
+_ALIASES = {"set_renom_seed": "set_seed"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("converters", "runtime", "eager"):
+    if name in _MODULES:
         return importlib.import_module(f"renom_onnx.{name}")
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        return getattr(importlib.import_module(_LAZY[name]), _ALIASES.get(name, name))
     raise AttributeError(f"module 'renom_onnx' has no attribute {name!r}")
 
 
@@ -68,12 +74,15 @@ __all__ = [
     "RunError",
     "Sgd",
     "ShapeError",
+    "backend",
     "converters",
     "doctor",
     "export",
     "export_training",
     "graph",
     "load",
+    "lora",
+    "make_trainable",
     "precision",
     "runtime",
     "set_renom_seed",

@@ -2,15 +2,20 @@
 
 from renom_onnx.converters.doctor import doctor
 from renom_onnx.converters.export import export, export_training, to_onnx, to_training_onnx
+from renom_onnx.converters.fine_tuning import FineTuning, make_trainable
+from renom_onnx.converters.head import replace_head
 from renom_onnx.converters.lint import lint
 from renom_onnx.converters.load import load
 from renom_onnx.converters.loaded import LoadedModel
+from renom_onnx.converters.lora import adapter_base, lora, merge_lora
 from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.surgery import add_prefix, convert_opset, externalize, inline, merge, strip
 from renom_onnx.converters.vjp import vjp
 
 __all__ = [
+    "FineTuning",
     "LoadedModel",
+    "adapter_base",
     "add_prefix",
     "convert_opset",
     "doctor",
@@ -20,8 +25,12 @@ __all__ = [
     "inline",
     "lint",
     "load",
+    "lora",
     "lower",
+    "make_trainable",
     "merge",
+    "merge_lora",
+    "replace_head",
     "strip",
     "to_onnx",
     "to_training_onnx",

@@ -54,10 +54,10 @@ def read_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.
     """
     if not isinstance(model, onnx.ModelProto | str | os.PathLike | bytes):
         raise ConversionError(f"load: the model must be a path, bytes or a ModelProto, got {type(model).__name__}.")
-    what = "the bytes" if isinstance(model, bytes) else str(model)
     if isinstance(model, onnx.ModelProto):
         proto, what = model, "a ModelProto"
     else:
+        what = "the bytes" if isinstance(model, bytes) else str(model)
         proto = _parsed(model, what)
     graphs = [proto.graph, *(info.algorithm for info in proto.training_info)]
     for tensor in (tensor for graph in graphs for tensor in graph.initializer):

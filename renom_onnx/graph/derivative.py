@@ -7,12 +7,11 @@ around it. Nodes of one shape share one body; a function is differentiated throu
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from renom_onnx.errors import GradientError
-from renom_onnx.gradients import Gradient, find
 from renom_onnx.graph import schema
 from renom_onnx.graph.broadcast import unbroadcast
 from renom_onnx.graph.builder import Builder, is_small_integer
@@ -21,7 +20,17 @@ from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
 from renom_onnx.graph.node import BACKWARD, Constant, Dim, Input, Node, Shape, Static, Value, known_array
 from renom_onnx.graph.site import created_at
 
+if TYPE_CHECKING:
+    from renom_onnx.gradients import Gradient
+
 _bodies: dict[Any, tuple[Function, tuple[int, ...]] | None] = {}
+
+
+def find(op_type: str, domain: str) -> Gradient | None:
+    """Return the entry of an operator among the rules, which are imported when the first is looked for."""
+    from renom_onnx import gradients
+
+    return gradients.find(op_type, domain)
 
 
 def is_differentiable(node: Node) -> bool:
