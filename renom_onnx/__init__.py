@@ -23,7 +23,6 @@ from renom_onnx.errors import (
 
 if TYPE_CHECKING:
     from renom_onnx import backend, converters, graph, runtime, utility
-    from renom_onnx.converters import doctor, export, export_training, load, lora, make_trainable
     from renom_onnx.eager import Dense, NdarrayDistributor, Node, Sgd, sum
     from renom_onnx.graph.parameter import precision
     from renom_onnx.graph.seed import set_seed, set_seed as set_renom_seed

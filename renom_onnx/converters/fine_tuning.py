@@ -230,7 +230,8 @@ class FineTuning:
             made: GraphElement = LOSSES[loss]()(scores, self._targets(loss, scores))
             return made
         if loss in self._outputs:
-            return self._outputs[loss]
+            given: GraphElement = self._outputs[loss]
+            return given
         raise ConversionError(
             f"make_trainable: loss must be one of {', '.join(LOSSES)}, an output of the model "
             f"({', '.join(self._outputs)}) or a function, got {loss!r}."

@@ -4,7 +4,7 @@ from renom_onnx.runtime import metric
 from renom_onnx.runtime.adapter import save_adapter
 from renom_onnx.runtime.assignment import NodeElsewhere, nodes_elsewhere
 from renom_onnx.runtime.cuda import CudaOptions
-from renom_onnx.runtime.device import CudaOptions, Device, DeviceInfo, devices, parse_device
+from renom_onnx.runtime.device import Device, DeviceInfo, devices, parse_device
 from renom_onnx.runtime.event import Event
 from renom_onnx.runtime.executor import TrainingExecutor
 from renom_onnx.runtime.fed_executor import Executor

@@ -27,13 +27,14 @@ from renom_onnx.converters.backend_interface import (
 )
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import DeviceError, ShapeError
-from renom_onnx.runtime.device import open_session, parse_device
+from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
+from renom_onnx.runtime.opening import open_session
 
 __all__ = ["Backend", "BackendRep", "prepare", "run_model", "run_node", "supports_device"]
 
 
-class BackendRep(InterfaceRep):  # type: ignore[misc]  # onnx's class is not typed
+class BackendRep(InterfaceRep):
     """A model that is ready to run."""
 
     def __init__(self, model: Any, device: str) -> None:
@@ -67,7 +68,7 @@ class BackendRep(InterfaceRep):  # type: ignore[misc]  # onnx's class is not typ
         return dict(zip(names, given, strict=False))
 
 
-class Backend(Interface):  # type: ignore[misc]  # onnx's class is not typed
+class Backend(Interface):
     """The interface of `onnx.backend.base.Backend`.
 
     Example:
