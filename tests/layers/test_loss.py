@@ -112,14 +112,26 @@ def test_constant_loss(reduction):
     assert g.ConstantLossElement is g.ConstantLoss
 
 
-def test_clipped_mean_squared_clips_the_gradient_only():
+@pytest.mark.parametrize("reduction", ["mean", "sum", None])
+def test_clipped_mean_squared_clips_the_gradient_only(reduction):
+    """Its value is that of torch's mse_loss, halved; its gradient that of huber_loss."""
+    leaf, target = torch.tensor(X, requires_grad=True), torch.tensor(REAL)
+    value = functional.mse_loss(leaf, target, reduction="none") / 2
+    clipped = functional.huber_loss(leaf, target, delta=0.5, reduction="none").sum() / (4 if reduction == "mean" else 1)
+    clipped.backward()
+    wanted = {"mean": value.sum() / 4, "sum": value.sum(), None: value}[reduction]
     source = static(X, is_batch=True)
-    loss = g.ClippedMeanSquared(clip=0.5)(source, REAL)
-    assert_close(loss.as_ndarray(), ((X - REAL) ** 2).sum() / 8, "value")
-    assert_close(loss.backward().get_gradient(source).as_ndarray(), np.clip(X - REAL, -0.5, 0.5) / 4, "gradient")
-    assert_close(
-        g.clipped_mean_squared(X, REAL, clip=0.5, reduction="sum").as_ndarray(), ((X - REAL) ** 2).sum() / 2, ""
-    )
+    loss = g.ClippedMeanSquared(0.5, reduction)(source, REAL)
+    assert_close(loss.as_ndarray(), wanted.detach(), "value")
+    assert_close(loss.backward().get_gradient(source).as_ndarray(), leaf.grad, "gradient")
+    function = g.clipped_mean_squared(source, REAL, 0.5, reduction)
+    assert_close(function.as_ndarray(), wanted.detach(), "function")
+
+
+def test_every_loss_is_compared():
+    kinds = {getattr(g, name) for name in g.__all__}
+    losses = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, g.Loss)}
+    assert losses - {g.Loss} == {kind for kind, *_ in CASES.values()} | {g.ConstantLoss, g.ClippedMeanSquared}
 
 
 def test_sigmoid_cross_entropy_of_large_scores_is_exact():
