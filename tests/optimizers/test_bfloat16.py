@@ -1,6 +1,6 @@
 """Training in bfloat16: the file is right by types, by numbers and by the kernels that onnxruntime's CUDA provider has.
 
-No GPU takes part: the step is run by ONNX's reference evaluator, which rounds to bfloat16 after every operator.
+Without a GPU the step is run by ONNX's reference evaluator, which rounds to bfloat16 after every operator.
 """
 
 from __future__ import annotations
@@ -108,25 +108,44 @@ def test_file_is_right_by_types_and_computes_in_bfloat16_what_the_cuda_provider_
     assert all(o.type.tensor_type.elem_type != 16 for o in file.graph.output)
 
 
+def torch_losses(module: torch.nn.Module, x: Array, t: Array, n_steps: int) -> list[float]:
+    """Train the module under PyTorch's autocast and return the loss of each step."""
+    optimizer, losses = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9), []
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = module(torch.from_numpy(x))
+        loss = torch.nn.functional.cross_entropy(scores.float(), torch.from_numpy(t))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 @every_model
 def test_steps_follow_pytorchs_autocast(name: str):
     model, module, loss, x, t = training(name)
     file, following, states = step_graph(loss)
     evaluator = ReferenceEvaluator(file)
-    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     start = {key: parameter.array for key, parameter in model.named_parameters()}
+    losses = []
     for _ in range(5):
         found, *values = evaluator.run(["loss", *following.values()], {"x": x, "y": t, **states})
         states = dict(zip(following, values, strict=True))
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            scores = module(torch.from_numpy(x))
-        wanted = torch.nn.functional.cross_entropy(scores.float(), torch.from_numpy(t))
-        wanted.backward()
-        optimizer.step()
-        assert float(found) == pytest.approx(wanted.item(), abs=0.01)
+        losses.append(float(found))
+    assert losses == pytest.approx(torch_losses(module, x, t, 5), abs=0.01)
     exact = pairing.arrays(module, model)
     for key, before in start.items():
         moved = np.abs(exact[key] - before).max()
         if moved > 1e-3:  # not by rounding alone
             np.testing.assert_allclose(states[key], exact[key], rtol=0, atol=0.1 * moved, err_msg=key)
+
+
+@pytest.mark.gpu
+@every_model
+def test_steps_on_cuda_follow_pytorchs_autocast(name: str):
+    _, module, loss, x, t = training(name)
+    session = rm.runtime.TrainingSession(rm.converters.to_training_onnx(loss, G.Sgd(0.1, momentum=0.9)), "cuda")
+    losses = [float(session.step({"x": x, "y": t})) for _ in range(5)]
+    assert losses == pytest.approx(torch_losses(module, x, t, 5), abs=0.02)
+    assert np.isfinite(session.evaluate({"x": x})["output"]).all()
