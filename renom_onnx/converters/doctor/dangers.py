@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -13,6 +13,7 @@ import onnx
 from renom_onnx.converters.doctor.finding import DANGER, NOTE, PROBLEM, Finding
 from renom_onnx.converters.doctor.reading import Opened, all_graphs, all_tensors, n_elements
 from renom_onnx.converters.doctor.wording import counted, size_text
+from renom_onnx.converters.structure import all_nodes
 
 LARGEST_VALUE = 64 * 10**9
 """Bytes of one tensor above which a model is not taken seriously."""
@@ -120,18 +121,11 @@ def _sizes(proto: onnx.ModelProto) -> Iterator[Finding]:
                     yield Finding(DANGER, where, f"the value {value.name!r} has {math.prod(dims):.3g} elements.")
 
 
-def _nodes(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
-    for _, graph in all_graphs(proto):
-        yield from graph.node
-    for function in proto.functions:
-        yield from function.node
-
-
 def _domains(proto: onnx.ModelProto) -> Iterator[Finding]:
     functions = {(f.domain, f.name) for f in proto.functions}
     used = Counter(
         (node.domain, node.op_type)
-        for node in _nodes(proto)
+        for node in all_nodes(proto)
         if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in functions
     )
     by_domain: dict[str, list[str]] = {}
@@ -140,14 +134,14 @@ def _domains(proto: onnx.ModelProto) -> Iterator[Finding]:
     for domain, operators in by_domain.items():
         known = "onnxruntime alone knows" if domain.startswith("com.microsoft") else "a library of its own must bring"
         yield Finding(PROBLEM, f"domain {domain}", f"operators that {known}: {', '.join(operators)}.")
-    for node in _nodes(proto):
+    for node in all_nodes(proto):
         if node.op_type == "EPContext":
             sentence = f"node {node.name!r} (EPContext) makes a provider load a binary, from a file where it names one."
             yield Finding(DANGER, f"domain {node.domain}", sentence)
 
 
 def _control_flow(proto: onnx.ModelProto) -> Iterator[Finding]:
-    found = Counter(node.op_type for node in _nodes(proto) if node.op_type in CONTROL_FLOW and node.domain == "")
+    found = Counter(node.op_type for node in all_nodes(proto) if node.op_type in CONTROL_FLOW and node.domain == "")
     if found:
         names = ", ".join(f"{op} {count}" for op, count in sorted(found.items()))
         yield Finding(NOTE, "control flow", f"{names}: CUDA graphs refuse it, and how long a Loop runs is data.")

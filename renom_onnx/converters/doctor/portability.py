@@ -11,6 +11,7 @@ import onnx
 from renom_onnx.converters.doctor.finding import NOTE, PROBLEM, Finding
 from renom_onnx.converters.doctor.wording import counted
 from renom_onnx.converters.importer import default_opset
+from renom_onnx.converters.structure import domain_of, functions_of, key_of, opsets_of, parts
 from renom_onnx.graph import schema
 
 
@@ -59,14 +60,11 @@ def _versions(proto: onnx.ModelProto) -> Iterator[Finding]:
 
 
 def _operators(proto: onnx.ModelProto) -> Iterator[Finding]:
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
-    functions = {(f.domain, f.name, f.overload) for f in proto.functions}
-    graphs = [proto.graph, *(info.algorithm for info in proto.training_info)]
+    opsets, functions = opsets_of(proto), functions_of(proto)
     unknown: Counter[str] = Counter()
-    for node in (node for graph in graphs for node in graph.node):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        is_defined = (node.domain, node.op_type, node.overload) in functions
-        if is_defined or domain not in ("", "ai.onnx.ml") or "" not in opsets:
+    for node in (node for graph in parts(proto) for node in graph.node):
+        domain = domain_of(node)
+        if key_of(node) in functions or domain not in ("", "ai.onnx.ml") or "" not in opsets:
             continue
         if not schema.has_operator(node.op_type, opsets.get(domain, 0), domain):
             unknown[node.op_type] += 1

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from renom_onnx.converters.doctor.kernels import CPU, CUDA, has_kernel, kernels
-from renom_onnx.converters.doctor.reading import graphs_of
 from renom_onnx.converters.importer import captured
+from renom_onnx.converters.structure import called, functions_of, subgraphs
 from renom_onnx.errors import RenomError
 from renom_onnx.graph import schema
 from renom_onnx.graph.body import attribute_bodies
@@ -105,7 +105,7 @@ def question(proto: onnx.ModelProto, node: onnx.NodeProto, values: Mapping[str, 
         The same bytes for all nodes that are alike but for names; None if an operand's type is not known.
     """
     names = [*node.input, *captured(node)]
-    alike = {name: f"x{i}" for i, name in enumerate(names)} if not any(graphs_of(node)) else {n: n for n in names}
+    alike = {name: f"x{i}" for i, name in enumerate(names)} if not any(subgraphs(node)) else {n: n for n in names}
     infos: dict[str, onnx.ValueInfoProto] = {}
     initializers: dict[str, onnx.TensorProto] = {}
     for name in names:
@@ -130,18 +130,6 @@ def question(proto: onnx.ModelProto, node: onnx.NodeProto, values: Mapping[str, 
     graph = helper.make_graph([copy], "one", [*infos.values()], results, [*initializers.values()])
     model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
     model.opset_import.extend(proto.opset_import)
-    model.functions.extend(_called(proto, node))
+    functions = functions_of(proto)
+    model.functions.extend(functions[key] for key in sorted(called([node], functions)))
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _called(proto: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.FunctionProto]:
-    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-    needed: dict[tuple[str, str, str], onnx.FunctionProto] = {}
-    stack = [node]
-    while stack:
-        called = stack.pop()
-        key = (called.domain, called.op_type, called.overload)
-        if key in functions and key not in needed:
-            needed[key] = functions[key]
-            stack.extend(functions[key].node)
-    return list(needed.values())

@@ -11,6 +11,7 @@ import onnx
 
 from renom_onnx.converters.importer import ImportedGraph, import_graph
 from renom_onnx.converters.initializer import Kind
+from renom_onnx.converters.structure import subgraphs
 from renom_onnx.errors import ConversionError, first_line
 
 LARGEST_PROTOBUF = 2**31 - 1
@@ -71,7 +72,7 @@ def open_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes, caller: 
 def _require_text(proto: onnx.ModelProto, what: str, caller: str) -> None:
     """Refuse names that are no UTF-8; protobuf gives them as bytes."""
     names: list[object] = [proto.producer_name, proto.producer_version]
-    names += [name for o in proto.opset_import for name in (o.domain,)]
+    names += [opset.domain for opset in proto.opset_import]
     names += [name for f in proto.functions for name in (f.name, f.domain, f.overload, *f.input, *f.output)]
     nodes = [node for f in proto.functions for node in f.node]
     for _, graph in all_graphs(proto):
@@ -160,23 +161,13 @@ def all_graphs(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     while stack:
         where, graph = stack.pop(0)
         yield where, graph
-        stack += [(f"a subgraph of node {n.name!r}", g) for n in graph.node for g in graphs_of(n)]
+        stack += [(f"a subgraph of node {n.name!r}", g) for n in graph.node for g in subgraphs(n)]
     for function in proto.functions:
-        inner = [(f"function {function.name}", g) for n in function.node for g in graphs_of(n)]
+        inner = [(f"function {function.name}", g) for n in function.node for g in subgraphs(n)]
         while inner:
             where, graph = inner.pop(0)
             yield where, graph
-            inner += [(where, g) for n in graph.node for g in graphs_of(n)]
-
-
-def graphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Return the graphs in a node's attributes."""
-    found = []
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            found.append(attribute.g)
-        found.extend(attribute.graphs)
-    return found
+            inner += [(where, g) for n in graph.node for g in subgraphs(n)]
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
