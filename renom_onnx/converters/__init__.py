@@ -9,6 +9,7 @@ from renom_onnx.converters.load import load
 from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.lora import adapter_base, lora, merge_lora
 from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.show import summarize, write_page
 from renom_onnx.converters.surgery import add_prefix, convert_opset, externalize, inline, merge, strip
 from renom_onnx.converters.vjp import vjp
 
@@ -32,7 +33,9 @@ __all__ = [
     "merge_lora",
     "replace_head",
     "strip",
+    "summarize",
     "to_onnx",
     "to_training_onnx",
     "vjp",
+    "write_page",
 ]
