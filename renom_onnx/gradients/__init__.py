@@ -3,10 +3,12 @@
 from renom_onnx.gradients import (  # noqa: F401  (importing a family registers its rules)
     activation,
     arithmetic,
+    branch,
     convolution,
     discrete,
     dropout,
     indexing,
+    iteration,
     linear,
     loss,
     normalization,

@@ -31,7 +31,6 @@ not_differentiable(
 )
 not_differentiable("a question about its operand's type", "OptionalHasElement", "SequenceLength")
 
-refuse("it runs a body that no gradient passes yet; unroll it", "If", "Loop", "Scan", "SequenceMap", "LinearAttention")
 refuse(
     "it handles sequences or optional values, through which no gradient passes yet",
     "ConcatFromSequence",
@@ -42,5 +41,6 @@ refuse(
     "SequenceEmpty",
     "SequenceErase",
     "SequenceInsert",
+    "SequenceMap",
     "SplitToSequence",
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.graph import schema
 from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Node, Shape, Value, unknown_dim
 
 Type = tuple[np.dtype[Any], Shape | None]
@@ -74,7 +75,7 @@ def formal_types(op_type: str, attributes: Mapping[str, Any], operands: Sequence
         n_scanned = int(attributes.get("num_scan_inputs", 0))
         n_states = len(operands) - n_scanned
         axes = attributes.get("scan_input_axes") or (0,) * n_scanned
-        scanned = [t and (t[0], _without(t[1], axis)) for t, axis in zip(operands[n_states:], axes, strict=False)]
+        scanned = [t and (t[0], without(t[1], axis)) for t, axis in zip(operands[n_states:], axes, strict=False)]
         return [*operands[:n_states], *scanned]
     return []
 
@@ -94,7 +95,15 @@ def output_types(op_type: str, attributes: Mapping[str, Any], inputs: Sequence[T
 
 def _if_types(attributes: Mapping[str, Any]) -> list[Type]:
     branches = [attributes[name].outputs for name in ("then_branch", "else_branch")]
-    return [(a.dtype, _common(a.shape, b.shape)) for a, b in zip(*branches, strict=False)]
+    return [
+        (b.dtype if _is_unknown(a) else a.dtype, common_shape(a.shape, b.shape))
+        for a, b in zip(*branches, strict=False)
+    ]
+
+
+def _is_unknown(value: Value) -> bool:
+    """Whether nobody knows the type, as where inference fails in a branch that is never taken."""
+    return schema.encoded_type(value.dtype) == b""
 
 
 def _step_types(op_type: str, attributes: Mapping[str, Any], inputs: Sequence[Type | None]) -> list[Type]:
@@ -111,12 +120,13 @@ def _step_types(op_type: str, attributes: Mapping[str, Any], inputs: Sequence[Ty
         sizes = [t[1][axis] for t, axis in scanned if t is not None and t[1]]
         steps = next((d for d in sizes if isinstance(d, int)), sizes[0] if sizes else steps)
         axes = attributes.get("scan_output_axes") or (0,) * len(after)
-    states = [(y.dtype, _common(x.shape, y.shape)) for x, y in zip(before, after, strict=False)]
+    states = [(y.dtype, common_shape(x.shape, y.shape)) for x, y in zip(before, after, strict=False)]
     stacked = zip(after[len(before) :], axes, strict=False)
     return [*states, *((y.dtype, _with(y.shape, axis, steps)) for y, axis in stacked)]
 
 
-def _without(shape: Shape | None, axis: int) -> Shape | None:
+def without(shape: Shape | None, axis: int) -> Shape | None:
+    """Return the shape of a slice along an axis."""
     if shape is None:
         return None
     axis %= len(shape)
@@ -130,8 +140,17 @@ def _with(shape: Shape | None, axis: int, size: Dim) -> Shape | None:
     return (*shape[:axis], size, *shape[axis:])
 
 
-def _common(a: Shape | None, b: Shape | None) -> Shape | None:
+def common_shape(a: Shape | None, b: Shape | None) -> Shape | None:
     """Return the shape on which both agree, with new symbols for sizes that differ."""
     if a is None or b is None or len(a) != len(b):
         return None
     return tuple(m if m == n else unknown_dim() for m, n in zip(a, b, strict=True))
+
+
+def split_captures(bodies: Mapping[str, Any], captured: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return what each of the bodies captures, by the name of its attribute, of the captures of all of them."""
+    found, start = [], 0
+    for _, body in attribute_bodies(bodies):
+        found.append(captured[start : start + len(body.captures)])
+        start += len(body.captures)
+    return found

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import WITH_BODIES, Type, output_types
 from renom_onnx.graph.node import FORWARD, Constant, Node, Value, known_array
 from renom_onnx.graph.site import Site, user_site
 
@@ -32,6 +33,27 @@ def _read_by_inference(op_type: str, value: Value | None) -> np.ndarray[Any, Any
     known = known_array(value)
     is_read = known is not None and (is_small_integer(known) or (op_type == "Resize" and known.size <= 16))
     return known if is_read else None
+
+
+def _operand_types(inputs: Sequence[Value | None], casts: Sequence[np.dtype[Any] | None]) -> list[Type | None]:
+    return [None if v is None else (v.dtype if c is None else c, v.shape) for v, c in zip(inputs, casts, strict=True)]
+
+
+def infer(
+    op: schema.Operator,
+    opset: int,
+    attributes: Mapping[str, Any],
+    inputs: Sequence[Value | None],
+    casts: Sequence[np.dtype[Any] | None],
+    n_outputs: int,
+    site: Site,
+) -> list[Type]:
+    """Return element types and shapes of a node's outputs, as `schema.infer` tells them, or its bodies."""
+    types = _operand_types(inputs, casts)
+    if op.name in WITH_BODIES and op.domain == "":
+        return output_types(op.name, attributes, types)
+    data = {i: known for i, v in enumerate(inputs) if (known := _read_by_inference(op.name, v)) is not None}
+    return schema.infer(op, opset, attributes, types, data, n_outputs, site)
 
 
 def make_node(
@@ -56,13 +78,9 @@ def make_node(
     while inputs and inputs[-1] is None:
         inputs = inputs[:-1]
     casts = tuple(casts)[: len(inputs)] if casts is not None else (None,) * len(inputs)
-    types = [
-        None if v is None else (c if c is not None else v.dtype, v.shape) for v, c in zip(inputs, casts, strict=True)
-    ]
-    data = {i: known for i, v in enumerate(inputs) if (known := _read_by_inference(op_type, v)) is not None}
     count = n_outputs if n_outputs is not None else max(1, op.min_outputs)
-    inferred = schema.infer(op, opset, plain, types, data, count, site)
-    schema.require_tensors(op, inferred, types, site)
+    inferred = infer(op, opset, plain, inputs, casts, count, site)
+    schema.require_tensors(op, inferred, _operand_types(inputs, casts), site)
     return Node(
         op_type,
         inputs,

@@ -13,11 +13,12 @@ import numpy as np
 
 from renom_onnx.errors import GradientError
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import attribute_bodies, operand_count
 from renom_onnx.graph.broadcast import unbroadcast
 from renom_onnx.graph.builder import Builder, is_small_integer
 from renom_onnx.graph.expansion import expand, gradients_through
 from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
-from renom_onnx.graph.node import BACKWARD, Constant, Dim, Input, Node, Shape, Static, Value, known_array
+from renom_onnx.graph.node import BACKWARD, Constant, Input, Node, Shape, Static, Value, known_array
 from renom_onnx.graph.site import created_at
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def gradient_node(node: Node, dys: Sequence[Value | None], *, opset: int) -> dic
         types.append((x.dtype if x.is_float else output.dtype, x.shape))
     gradient = call(
         function,
-        [*dys, *node.outputs, *node.inputs],
-        node.attributes,
+        [*dys, *node.outputs, *(node.inputs[i] for i in sorted(set(_places(node))))],
+        {name: node.attributes[name] for name in function.attribute_names},
         types,
         tag=BACKWARD,
         site=node.site,
@@ -118,6 +119,7 @@ def _key(node: Node, dys: Sequence[Value | None], opset: int) -> Any:
         schema.hashable(node.attributes),
         node.casts,
         types([_setting(node, i) for i in range(len(node.inputs))], _reads(node)),
+        _places(node),
         types(node.outputs),
         types(dys),
     )
@@ -148,6 +150,12 @@ def _known_key(value: Value, is_read: bool) -> bytes | None:
     return array.tobytes() if array is not None else None
 
 
+def _places(node: Node) -> tuple[int, ...]:
+    """Return for every input the position of what stands for it: a value that several bodies capture is one."""
+    n, first = operand_count(node), dict[Value | None, int]()
+    return tuple(i if i < n else first.setdefault(value, i) for i, value in enumerate(node.inputs))
+
+
 def _formal_names(node: Node) -> tuple[list[str], list[str]]:
     """Return formal names of the outputs and of the inputs."""
     if node.function is not None:
@@ -158,7 +166,8 @@ def _formal_names(node: Node) -> tuple[list[str], list[str]]:
         return f"{formal.name}_{index - first + 1}" if formal.is_variadic else formal.name
 
     outputs = [name(op.output(i), i, len(op.outputs) - 1) for i in range(len(node.outputs))]
-    return outputs, [name(op.input(i), i, len(op.inputs) - 1) for i in range(len(node.inputs))]
+    inputs = [name(op.input(i), i, len(op.inputs) - 1) for i in range(operand_count(node))]
+    return outputs, [*inputs, *(str(v.name) for _, body in attribute_bodies(node.attributes) for v in body.captures)]
 
 
 def _body(node: Node, dys: Sequence[Value | None], opset: int) -> tuple[Function, tuple[int, ...]] | None:
@@ -175,17 +184,18 @@ def _body(node: Node, dys: Sequence[Value | None], opset: int) -> tuple[Function
         return Input(like.dtype, like.shape, name=name, known=_readable(like, is_read)).output
 
     reads = _reads(node)
-    xs = [formal(name, _setting(node, i), i in reads) for i, name in enumerate(input_names)]
+    places = _places(node)
+    own = {i: formal(input_names[i], _setting(node, i), i in reads) for i in sorted(set(places))}
     ys = [formal(name, v) for name, v in zip(output_names, node.outputs, strict=True)]
     seeds = [formal(f"d{name}", v) for name, v in zip(output_names, dys, strict=True)]
-    formals = [*seeds, *ys, *xs]
-    present = [x if v is not None else None for x, v in zip(xs, node.inputs, strict=True)]
+    formals = [*seeds, *ys, *own.values()]
+    present = [own[i] if v is not None else None for i, v in zip(places, node.inputs, strict=True)]
     dy = [s if v is not None else None for s, v in zip(seeds, dys, strict=True)]
     grads = _differentiate(op, node, dy, [y for y in ys if y is not None], present)
 
     outputs, positions = [], []
     for i, (g, x, cast) in enumerate(zip(grads, present, node.casts, strict=True)):
-        if g is None or x is None or not _carries_gradient(node, x, cast):
+        if g is None or x is None or i != places[i] or not _carries_gradient(node, x, cast):
             continue
         g = unbroadcast(op, g, x)
         if x.is_float and g.dtype != x.dtype:
@@ -202,7 +212,7 @@ def _body(node: Node, dys: Sequence[Value | None], opset: int) -> tuple[Function
         tuple(v for v in formals if v is not None),
         tuple(outputs),
         tuple(f"d{input_names[i]}" for i in positions),
-        tuple(sorted(node.attributes)),
+        tuple(sorted(node.attributes.keys() - {name for name, _ in attribute_bodies(node.attributes)})),
         entry.doc if entry is not None else "",
     )
     return function, tuple(positions)
@@ -232,7 +242,7 @@ def _differentiate(
         dys, xs = ([_widened(op, v) for v in values] for values in (dys, xs))
         ys = [op.Cast(y, to=np.float32) if _in_bfloat16(y) else y for y in ys]
     first = next(dy for dy in dys if dy is not None)
-    if entry.is_straight_through:
+    if entry.is_straight_through or attribute_bodies(node.attributes):  # of several types
         return _apply_rule(op, entry, node, dys, ys, xs)
     if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
         dtype = ys[0].dtype
@@ -275,8 +285,3 @@ def _apply_rule(
         result = entry.rule(op, dys[0], ys[0], *xs, **attributes)
     grads = list(result) if isinstance(result, tuple | list) else [result]
     return (grads + [None] * len(xs))[: len(xs)]  # gradients of absent trailing operands are dropped
-
-
-def dims_known(dims: Sequence[Dim]) -> bool:
-    """Whether all sizes are numbers."""
-    return all(isinstance(d, int) for d in dims)

@@ -8,7 +8,9 @@ import numpy as np
 
 from renom_onnx.errors import GradientError
 from renom_onnx.graph import guard, schema
+from renom_onnx.graph.body import Body, Type, formal_types
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.inside import Inside
 from renom_onnx.graph.node import Constant, Node, Value
 from renom_onnx.graph.site import created_at
 
@@ -27,20 +29,59 @@ def expand(op: Builder, node: Node, xs: Sequence[Value | None]) -> list[Value]:
             f"{node.op_type}: the gradient must know the sizes that the operator's definition asks for, got "
             f"{guard.operands_text(operator, types)}. Give the operands shapes in the model. {created_at(node.site)}"
         )
-    values: dict[str, Value | None] = {"": None, **dict(zip(body.inputs, xs, strict=False))}
-    for step in body.steps:
-        inputs = [values.get(name) for name in step.inputs]  # the body may name an operand that the node lacks
-        values.update(zip(step.outputs, _outputs(op, step, inputs), strict=False))
-    return [values[name] for name in body.outputs[: len(node.outputs)]]  # type: ignore[misc]
+    scope = _Scope(op, dict(zip(body.inputs, xs, strict=False)))
+    scope.run(body.steps)
+    return [scope.find(name) for name in body.outputs[: len(node.outputs)]]  # type: ignore[misc]
 
 
-def _outputs(op: Builder, step: schema.Step, inputs: Sequence[Value | None]) -> Sequence[Value]:
-    if step.op_type == "Constant":
-        ((name, value),) = step.attributes.items()
-        dtype = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-        return [op.constant(value, dtype.get(name))]
-    made = op.node(step.op_type, *inputs, outputs=len(step.outputs), **step.attributes)
-    return made if isinstance(made, tuple) else (made,)
+_CONSTANTS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+
+
+class _Scope:
+    """The values of a body by name; a body in it sees those around it."""
+
+    def __init__(
+        self, op: Builder, values: dict[str, Value | None], outer: _Scope | None = None, inside: Inside | None = None
+    ) -> None:
+        self._op = op
+        self._values = values
+        self._outer = outer
+        self._inside = inside
+
+    def find(self, name: str) -> Value | None:
+        """Return a value; the body may name an operand that the node lacks."""
+        if name not in self._values and self._outer is not None and self._inside is not None:
+            outside = self._outer.find(name)
+            self._values[name] = None if outside is None else self._inside.see(outside)
+        return self._values.get(name)
+
+    def run(self, steps: Sequence[schema.Step]) -> None:
+        """Add the nodes of the steps."""
+        for step in steps:
+            self._values.update(zip(step.outputs, self._outputs(step), strict=False))
+
+    def _outputs(self, step: schema.Step) -> Sequence[Value]:
+        if step.op_type == "Constant":
+            ((name, value),) = step.attributes.items()
+            return [self._op.constant(value, _CONSTANTS.get(name))]
+        inputs = [self.find(name) for name in step.inputs]
+        attributes = dict(step.attributes)
+        types = [None if x is None else (x.dtype, x.shape) for x in inputs]
+        for name, graph in sorted(step.attributes.items()):
+            if isinstance(graph, schema.OperatorBody):
+                attributes[name], captured = self._body(graph, formal_types(step.op_type, step.attributes, types))
+                inputs += captured
+        made = self._op.node(step.op_type, *inputs, outputs=len(step.outputs), **attributes)
+        return made if isinstance(made, tuple) else (made,)
+
+    def _body(self, graph: schema.OperatorBody, types: Sequence[Type | None]) -> tuple[Body, list[Value]]:
+        inside = Inside(self._op)
+        formals = [
+            inside.input(*(t or (schema.no_tensor(), None)), n) for n, t in zip(graph.inputs, types, strict=True)
+        ]
+        scope = _Scope(self._op, dict(zip(graph.inputs, formals, strict=True)), self, inside)
+        scope.run(graph.steps)
+        return inside.body("body", [scope.find(name) for name in graph.outputs])  # type: ignore[misc]
 
 
 def gradients_through(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.copying import copied
 from renom_onnx.graph.node import Node, Value, ancestors
 
 DOMAIN = "renom_onnx"
@@ -91,11 +92,27 @@ def call(
 
 def copy_body(function: Function, arguments: Sequence[Value | None]) -> list[Value]:
     """Return the function's outputs as new nodes over the arguments: the call, written out."""
-    made: dict[Value, Value | None] = dict(zip(function.inputs, arguments, strict=False))
-    for node in function.body():
-        if node.is_leaf:
-            made[node.output] = node.output
-            continue
-        copy = node.copy([None if v is None else made[v] for v in node.inputs])
-        made.update(zip(node.outputs, copy.outputs, strict=True))
+    made = copied(function.body(), dict(zip(function.inputs, arguments, strict=False)))
     return [made[v] for v in function.outputs]  # type: ignore[misc]
+
+
+def without_calls(op: Builder, outputs: Sequence[Value], stop: Collection[Node]) -> list[Value]:
+    """Return the values as they are computed without calls, so that what is needed for them can be told.
+
+    Args:
+        op: builder.
+        outputs: the values.
+        stop: nodes that are left alone.
+    """
+    made: dict[Value, Value] = {}
+    for node in ancestors(outputs, stop):
+        inputs = [None if v is None else made.get(v, v) for v in node.inputs]
+        if node.function is not None:
+            inputs = [
+                x if x is None or cast is None else op.Cast(x, to=cast)
+                for x, cast in zip(inputs, node.casts, strict=True)
+            ]
+            made.update(zip(node.outputs, without_calls(op, copy_body(node.function, inputs), stop), strict=True))
+        elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            made.update(zip(node.outputs, node.copy(inputs).outputs, strict=True))
+    return [made.get(v, v) for v in outputs]

@@ -343,7 +343,10 @@ def _node_proto(
 
 @dataclass(frozen=True)
 class Step:
-    """One node of an operator's body; names connect them, "" is an absent operand."""
+    """One node of an operator's body; names connect them, "" is an absent operand.
+
+    An attribute may be a body too, which reads names from outside.
+    """
 
     op_type: str
     inputs: tuple[str, ...]
@@ -400,9 +403,9 @@ def operator_body(
     else:
         function.ParseFromString(schema.get_function_with_opset_version(version))
     given = attributes_with_defaults(op, attributes)
-    steps = tuple(_step(proto, given) for proto in function.node)
-    if not steps:
+    if not function.node:
         return None
+    steps = tuple(_step(proto, given) for proto in function.node)
     return OperatorBody(tuple(function.input), tuple(function.output), steps)
 
 
@@ -410,7 +413,10 @@ def _step(proto: Any, given: Mapping[str, Any]) -> Step:
     attributes = {}
     for attribute in proto.attribute:
         value = given.get(attribute.ref_attr_name) if attribute.ref_attr_name else None
-        if not attribute.ref_attr_name:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            graph, steps = attribute.g, tuple(_step(inner, given) for inner in attribute.g.node)
+            value = OperatorBody(tuple(i.name for i in graph.input), tuple(o.name for o in graph.output), steps)
+        elif not attribute.ref_attr_name:
             value = _plain(helper.get_attribute_value(attribute))
         if value is not None:
             attributes[attribute.name] = value

@@ -52,14 +52,13 @@ def test_operators_are_differentiable_constant_or_blocked():
 
 def test_an_operator_that_is_refused_says_why():
     report = examined(
-        f"(float[N, 3] x, bool c) => (float[a, b] y) <{W}> {{ h = MatMul(x, w) y = If<"
-        "then_branch = g () => (float[a, b] t) { t = Identity(h) }, "
-        "else_branch = k () => (float[a, b] e) { e = Neg(h) }>(c) }"
+        f"(float[N, 3] x, int64 i) => (float[a, b] y) <{W}> {{ h = MatMul(x, w) s = SequenceConstruct(h) "
+        "y = SequenceAt(s, i) }"
     )
-    status, reason = statuses(report)["If"]
+    status, reason = statuses(report)["SequenceConstruct"]
     assert status == "blocked"
-    assert "unroll it" in reason
-    assert [row.reason for row in report.parameters] == [f"If 'y' is blocked: {reason}"]
+    assert "it handles sequences" in reason
+    assert [row.reason for row in report.parameters] == [f"SequenceConstruct 's' is blocked: {reason}"]
 
 
 def test_a_rule_that_cannot_serve_a_node_blocks_it():

@@ -332,22 +332,18 @@ def test_a_newer_opset_is_kept():
 # Errors
 
 
-IF = """f (float[N] x, bool c) => (float[N] y) { a = Exp(x) [choose] y = If (c) <
-then_branch = t () => (float[N] o) { o = Mul(a, a) }, else_branch = e () => (float[N] p) { p = Identity(a) }> }"""
-LOOP = """f (float[3] x, int64 n) => (float[3] y) { b = Constant<value_int=1>() c = Cast<to=9>(b) y = Loop (n, c, x) <
-body = body (int64 i, bool d, float[3] s) => (bool e, float[3] t) { e = Identity(d) t = Mul(s, x) }> }"""
-REASON = "(it runs a body that no gradient passes yet; unroll it)"
+BRANCH = """f (float[N] x, bool c) => (float[N] y) { a = Exp(x) y = If (c) <
+then_branch = t () => (float[N] o) { s = SequenceConstruct(a) i = Constant<value_int=0>() [pick] o = SequenceAt(s, i) },
+else_branch = e () => (float[N] p) { p = Identity(a) }> }"""
+SEQUENCES = "(it handles sequences or optional values, through which no gradient passes yet)"
 PATH = "but an output depends on x through it."
 ADVICE = "Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient."
 
 ERRORS: dict[str, tuple[str, Any, type[RenomError], str]] = {
-    "If on the path": (
-        IF, None, GradientError,
-        f"If: there is no gradient rule {REASON}, {PATH} {ADVICE} It is node 'choose' of the model.",
-    ),
-    "Loop on the path, node without a name": (
-        LOOP, None, GradientError,
-        f"Loop: there is no gradient rule {REASON}, {PATH} {ADVICE} It is node 'y' of the model.",
+    "a sequence in a branch": (
+        BRANCH, None, GradientError,
+        f"SequenceAt: there is no gradient rule {SEQUENCES}, but the loss depends on a through it. {ADVICE} It is "
+        "node 'pick' of the model.",
     ),
     "an operator that nobody knows": (
         "f (float[N] x) => (float[N] y) { y = my.Own(x) }", None, GradientError,
@@ -362,8 +358,7 @@ ERRORS: dict[str, tuple[str, Any, type[RenomError], str]] = {
         "f (float[N] x) => (float[N] y) "
         "{ s = SequenceConstruct(x, x) i = Constant<value_int=0>() [pick] m = SequenceAt(s, i) y = Exp(m) }",
         None, GradientError,
-        "SequenceAt: there is no gradient rule (it handles sequences or optional values, through which no gradient "
-        f"passes yet), {PATH} {ADVICE} It is node 'pick' of the model.",
+        f"SequenceAt: there is no gradient rule {SEQUENCES}, {PATH} {ADVICE} It is node 'pick' of the model.",
     ),
     "an attribute that the operator does not have": (
         "f (float[N] x) => (float[N] y) { [first] y = Exp<axes=[1]>(x) }", None, ConversionError,

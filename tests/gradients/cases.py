@@ -88,7 +88,7 @@ def cropped(case: Case) -> Case:
     return Case(case.name, with_sizes(case), feeds)
 
 
-def opset_import(model: onnx.ModelProto) -> onnx.OperatorSetIdProto:
+def opset_import(model: onnx.ModelProto | onnx.FunctionProto) -> onnx.OperatorSetIdProto:
     return next(o for o in model.opset_import if o.domain in {"", "ai.onnx"})
 
 
@@ -114,7 +114,8 @@ def at_both_ends(case: Case) -> Iterator[onnx.ModelProto]:
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return the same nodes under another opset."""
     model = _copy(model)
-    opset_import(model).version = opset
+    for imports in (model, *model.functions):
+        opset_import(imports).version = opset
     model.ir_version = max(model.ir_version, 10)
     return model
 

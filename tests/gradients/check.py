@@ -7,22 +7,18 @@ provider; the right side by differences, in float64, by `onnx.reference.Referenc
 
 from __future__ import annotations
 
-import contextlib
-import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops import op_erf, op_lp_normalization
 
 from renom_onnx.converters import vjp
+from tests.gradients.reference import corrected_reference, evaluator
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
@@ -56,7 +52,11 @@ def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with every float type replaced by double."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    graph = wide.graph
+    _widen_graph(wide.graph)
+    return wide
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
     for info in [*graph.input, *graph.output, *graph.value_info]:
         tensor = info.type.tensor_type
         if tensor.elem_type in _NARROW:
@@ -66,7 +66,8 @@ def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         for attribute in node.attribute:
             _widen_attribute(node, attribute)
-    return wide
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
 
 
 def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -76,7 +77,9 @@ def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _widen_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
-    if attribute.type == onnx.AttributeProto.TENSOR:
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        _widen_graph(attribute.g)
+    elif attribute.type == onnx.AttributeProto.TENSOR:
         attribute.t.CopyFrom(_widened(attribute.t))
     elif attribute.name in _TYPE_ATTRIBUTES and attribute.i in _NARROW:
         attribute.i = TensorProto.DOUBLE
@@ -89,30 +92,11 @@ def is_float(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.kind == "f"
 
 
-def _erf(_: Any, x: Array) -> tuple[Array]:
-    return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
-
-
-def _lp_normalization(node: Any, x: Array, **_: Any) -> tuple[Array]:
-    norm = np.linalg.norm(x, node.p, node.axis, keepdims=True)
-    return (np.where(norm == 0, 0, x / norm),)
-
-
-@contextlib.contextmanager
-def corrected_reference() -> Iterator[None]:
-    """Mend onnx 1.23's reference: its Erf rounds to float32, and its norm for p = 1 lacks the absolute value."""
-    with (
-        mock.patch.object(op_erf.Erf, "_run", _erf),
-        mock.patch.object(op_lp_normalization.LpNormalization, "_run", _lp_normalization),
-    ):
-        yield
-
-
 class Reference:
     """The model in float64."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._evaluator = ReferenceEvaluator(in_float64(model))
+        self._evaluator = evaluator(in_float64(model))
         self.names = [output.name for output in model.graph.output]
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
@@ -161,7 +145,7 @@ class ReferenceSession:
     """A model of gradients in onnx's reference, for models that onnxruntime does not know."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._evaluator = ReferenceEvaluator(model)
+        self._evaluator = evaluator(model)
         self._outputs = [output.name for output in model.graph.output]
         self._types = _input_types(model)
         self.gradients = [name.removesuffix("_grad") for name in self._outputs if name.endswith("_grad")]
