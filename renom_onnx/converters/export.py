@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import inliner
+from onnx import helper, inliner
 
 from renom_onnx.converters.importer import at_least_opset
 from renom_onnx.converters.loaded import LoadedModel
+from renom_onnx.converters.spec_form import name_gradient, spec_form
+from renom_onnx.converters.structure import TRAINING_DOMAIN, drop_unused
 from renom_onnx.converters.training_info import describe_training
-from renom_onnx.converters.tree import TreeWriter, as_bytes, is_data, tree_opset
+from renom_onnx.converters.tree import TreeWriter, as_bytes, fed_types, is_data, tree_opset
 from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import parameter, schema, seed
@@ -23,11 +25,14 @@ from renom_onnx.graph.node import Input, Leaf, Mutable, Node, State, Value, ance
 from renom_onnx.graph.operators import apply
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.optimizers import default_optimizer
+from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates, updates
 from renom_onnx.graph.whole_file import write_whole
 
 Source = GraphElement | Layer
+FORMS = ("functions", "spec")
+"""What gradient and update nodes of a training file are: functions of its own, or operators of the specification."""
 
 
 def to_onnx(
@@ -103,6 +108,8 @@ def to_training_onnx(
     outputs: Mapping[str, GraphElement] | None = None,
     opset: int | None = None,
     inline: bool = False,
+    form: str = "functions",
+    reinitialize: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Return one model with two readings: inference, and a training step.
@@ -117,19 +124,35 @@ def to_training_onnx(
         outputs: inference outputs by name, values that depend on no target; default: what the loss compares.
         opset: 18 to 21; default 18.
         inline: write functions out, for importers that do not know them.
+        form: "functions" for gradient and update nodes that are functions of the file; "spec" for the operators of
+            `ai.onnx.preview.training`: one Gradient, and Momentum, Adam or Adagrad for every parameter. These have
+            bodies of standard operators too, unless ``inline`` leaves functions out.
+        reinitialize: let the file's initialization set the weights too, to what they are now.
         metadata: further entries of ``metadata_props``.
 
     Raises:
         GradientError: the loss depends on no trainable parameter, or on one through an operator without gradient.
-        ConversionError: an output depends on a target, or the opset is out of range.
+        ConversionError: an output depends on a target, the opset is out of range, or the specification has no operator
+            for the optimizer.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> loss = rm.graph.ConstantLoss()(rm.graph.Dense(2)(np.ones((1, 3), np.float32)))
+        >>> model = rm.converters.to_training_onnx(loss, rm.graph.Sgd(0.1), form="spec")
+        >>> [node.op_type for node in model.training_info[0].algorithm.node]
+        ['ReduceSum', 'Gradient', 'Momentum', 'Momentum']
     """
+    if form not in FORMS:
+        raise ConversionError(f"export_training: form must be one of {', '.join(FORMS)}, got {form!r}.")
     optimizer = optimizer or default_optimizer()
     backward = loss._backward_pass()
     if opset is not None and opset != backward.opset:
         tree_opset(ancestors([backward.loss]), opset)
         backward = BackwardPass(loss.output, opset=opset)
     step = updates(backward, optimizer)
-    return training_model(step, outputs=outputs, opset=opset, inline=inline, metadata=metadata)[0]
+    return training_model(
+        step, outputs=outputs, opset=opset, inline=inline, form=form, reinitialize=reinitialize, metadata=metadata
+    )[0]
 
 
 def export_training(
@@ -140,12 +163,17 @@ def export_training(
     outputs: Mapping[str, GraphElement] | None = None,
     opset: int | None = None,
     inline: bool = False,
+    form: str = "functions",
+    reinitialize: bool = False,
 ) -> None:
     """Write the one file with two readings; see `renom_onnx.converters.to_training_onnx` for the arguments.
 
     The file is written whole or not at all.
     """
-    write_file(to_training_onnx(loss, optimizer, outputs=outputs, opset=opset, inline=inline), path)
+    model = to_training_onnx(
+        loss, optimizer, outputs=outputs, opset=opset, inline=inline, form=form, reinitialize=reinitialize
+    )
+    write_file(model, path)
 
 
 def training_model(
@@ -154,22 +182,30 @@ def training_model(
     outputs: Mapping[str, GraphElement] | None = None,
     opset: int | None = None,
     inline: bool = False,
+    form: str = "functions",
+    reinitialize: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> tuple[onnx.ModelProto, dict[Mutable, str]]:
     """Return the trainable model of update elements, and the names of all that a step changes or is fed by default."""
     loss = step.loss
     predictions = _predictions(loss, outputs)
     forward = ancestors(predictions.values())
+    spec = None
+    if form == "spec":
+        standard = ancestors([*predictions.values(), step.training_loss, loss, *step.next_values.values()])
+        step = spec = spec_form(step, fed_types(standard), bodies=not inline)
     results = list(dict.fromkeys([step.training_loss, loss, *step.next_values.values()]))
-    nodes = ancestors([*predictions.values(), *results])
+    inner = [spec.differentiated, *spec.kept] if spec is not None else []
+    wanted = [*predictions.values(), *results[:1], *inner[:1], *results[1:], *inner[1:]]
+    nodes = ancestors(wanted)
     opset = tree_opset(nodes, opset)
     named = [(value, name) for name, value in predictions.items()]
-    wanted = [*predictions.values(), *results]
     first = next((p for p in step.parameters if p.optimizer is None), step.parameters[0])
     own = [step.optimizer.rate, *step.optimizer.counters(first)]  # named first: those of single parameters get numbers
     names = TreeWriter(nodes, wanted, opset=opset, inline=inline, outputs=named, exact=outputs is not None, first=own)
     names.names.give(step.training_loss, "loss")
     names.names.give(loss, "evaluation_loss")
+    y = names.names.give(spec.differentiated, "scaled_loss") if spec is not None else ""
     for p, g in step.gradients.items():
         names.names.give(g, f"{names.names.of(p.output)}.grad")
     for leaf, value in step.next_values.items():
@@ -178,6 +214,12 @@ def training_model(
     model = names.model(names.graph("inference", forward, list(predictions.values())))
     added = [node for node in nodes if node not in in_graph]
     algorithm = names.graph("training", added, results)
+    if spec is not None:
+        name_gradient(algorithm, spec, y)
+        algorithm.value_info.extend(  # which inference does not find
+            value_info(names.names.of(g), g.dtype, g.shape) for g in spec.gradients.values()
+        )
+        model.opset_import.append(helper.make_opsetid(TRAINING_DOMAIN, 1))
     info = model.training_info.add()
     info.algorithm.CopyFrom(algorithm)
     rates = [leaf for leaf in added if type(leaf) is Mutable]
@@ -187,7 +229,11 @@ def training_model(
     for leaf, value in step.next_values.items():
         info.update_binding.add(key=names.names.of(leaf.output), value=names.names.of(value))
     states = [leaf for leaf in step.next_values if isinstance(leaf, State)]
-    describe_training(info, [(names.names.of(s.output), s.initial) for s in states])
+    weights = [leaf for leaf in step.next_values if isinstance(leaf, Parameter)] if reinitialize else []
+    initial = [*((s, s.initial) for s in states), *((p, p.array) for p in weights)]
+    describe_training(info, [(names.names.of(leaf.output), array) for leaf, array in initial])
+    if spec is not None:
+        drop_unused(model)
     facts = {"optimizer": step.optimizer.name, "epoch": "0", "batch": "0", "seed": str(seed.seed()), **(metadata or {})}
     for key, text in sorted(facts.items()):
         model.metadata_props.add(key=key, value=text)

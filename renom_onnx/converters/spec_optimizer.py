@@ -54,7 +54,7 @@ def _momentum(
     share = g
     if beta != 1:
         share = op.Mul(g, op.Where(is_first, op.constant(1, x.dtype), op.constant(beta, x.dtype)))
-    next_v = op.Add(op.Mul(v, alpha), share)
+    next_v = op.Add(op.Mul(v, alpha), share) if alpha else share
     direction = op.Add(g, op.Mul(next_v, alpha)) if mode == "nesterov" else next_v
     return op.Sub(x, op.Mul(_cast(op, r, x.dtype), direction)), next_v
 
@@ -132,12 +132,13 @@ def optimizer_function(op_type: str, attributes: Mapping[str, Any], types: Seque
 
     Args:
         op_type: Momentum, Adam or Adagrad.
-        attributes: of the node.
+        attributes: of the node; numbers are rounded to float32, as a file holds them.
         types: of its inputs.
         opset: of the body.
     """
     any_shape = [(dtype, None) for dtype, _ in types[2:]]  # one body for tensors of all sizes
-    return _function(op_type, tuple(sorted(attributes.items())), (*types[:2], *any_shape), opset)
+    held = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in attributes.items()}
+    return _function(op_type, tuple(sorted(held.items())), (*types[:2], *any_shape), opset)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -58,7 +58,7 @@ class TreeWriter:
         self._feed_all = feed_all
         self._read = read_values(nodes, wanted)
         self.table = FunctionTable(nodes, self._read)
-        self._fed_types = {} if feed_all else _fed_types(nodes)
+        self._fed_types = {} if feed_all else fed_types(nodes)
         fed = {self.names.give(leaf.output, name) for leaf, name in data_names(nodes).items()}
         for node in [*(leaf for leaf in first if leaf in set(nodes)), *nodes]:
             if isinstance(node, Mutable):
@@ -130,7 +130,7 @@ def data_names(nodes: Sequence[Node]) -> dict[Leaf, str]:
     return found
 
 
-def _fed_types(nodes: Sequence[Node]) -> dict[Value, np.dtype[Any]]:
+def fed_types(nodes: Sequence[Node]) -> dict[Value, np.dtype[Any]]:
     """Return the type in which data are fed where every reader converts them to one and the same.
 
     An exported file then asks for float32 images and int64 labels, whatever the program's arrays were. It does not ask

@@ -35,6 +35,7 @@ def specified_concatenation(model: onnx.ModelProto) -> onnx.ModelProto:
     joined.graph.initializer.extend(algorithm.initializer)
     joined.graph.input.extend(algorithm.input)
     joined.graph.output.extend(algorithm.output)
+    joined.graph.value_info.extend(algorithm.value_info)
     del joined.training_info[:]
     return joined
 
