@@ -34,6 +34,11 @@ def run_error(
         return RunError(f"{text}. {created_at(node.site)}")
     if node is not None:
         detail = text.split("Status Message: ")[-1]
+        if "MLFloat16 data type is not supported" in detail:
+            return RunError(
+                f"{node.op_type}: onnxruntime's CPU provider must have a kernel for float16, got none. Convert the "
+                f"operands to float32. {created_at(node.site)}"
+            )
         return RunError(f"{node.op_type}: onnxruntime stopped, got: {detail}. {created_at(node.site)}")
     closing = f" {created_at(site)}" if site is not None else ""
     return RunError(f"{caller}: onnxruntime stopped, got: {text}.{closing}")

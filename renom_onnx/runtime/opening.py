@@ -15,13 +15,19 @@ from renom_onnx.runtime.ort import onnxruntime
 
 def _refused(error: Exception, model: bytes, device: Device) -> RunError:
     text = first_line(error)
-    missing = re.search(r"implementation for (\w+)\(\d+\) node with name '([^']*)'", text)
-    if missing and device.kind == "cpu" and holds_bfloat16(model):
+    kernel = re.search(r"implementation for (\w+)\(\d+\) node with name '([^']*)'", text)
+    if kernel is None:
+        return RunError(f"onnxruntime refused the model: {text}.")
+    op_type, name = kernel.groups()
+    if device.kind == "cpu" and holds_bfloat16(model):
         return RunError(
-            f"{missing[1]}: bfloat16 must run on a GPU, got device \"cpu\" for the node with name '{missing[2]}'. "
+            f"{op_type}: bfloat16 must run on a GPU, got device \"cpu\" for the node with name '{name}'. "
             f'Use device="cuda", or autocast("float16").'
         )
-    return RunError(f"onnxruntime refused the model: {text}.")
+    return RunError(
+        f'{op_type}: device "{device}" must have a kernel for the operands\' types, got none for the node with name '
+        f"'{name}'. Convert them to float32."
+    )
 
 
 def open_session(

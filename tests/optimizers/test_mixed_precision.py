@@ -11,6 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import renom_onnx as rm
+from renom_onnx.graph import operators
 
 G = rm.graph
 
@@ -267,4 +268,20 @@ def test_export_of_a_tree_with_newer_operators_says_its_opset():
     assert said(lambda: rm.converters.to_onnx(y, opset=21), rm.ConversionError) == (
         "export: opset must be 22, got 21. Newer opsets lose kernels of onnxruntime's CUDA provider, and older ones "
         "lack operators."
+    )
+
+
+def test_operators_without_a_kernel_for_their_types_say_so():
+    data, places, updates = np.zeros(3, np.float16), np.array([0, 0]), np.ones(2, np.float16)
+    operands = [G.StaticVariable(a) for a in (data, places, updates)]
+    y = operators.apply("ScatterElements", *operands, axis=0, reduction="add")
+    assert said(y.as_ndarray, rm.RunError) == (
+        "ScatterElements: onnxruntime's CPU provider must have a kernel for float16, got none. Convert the operands to "
+        "float32."
+    )
+    w = G.StaticVariable(np.ones((1, 1, 2, 2)))
+    y = operators.apply("Conv", G.StaticVariable(np.ones((1, 1, 3, 3))), w)
+    assert said(y.as_ndarray, rm.RunError) == (
+        "Conv: device \"cpu\" must have a kernel for the operands' types, got none for the node with name 'Conv1'. "
+        "Convert them to float32."
     )
