@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -166,6 +167,7 @@ class FineTuning:
         self._outputs = dict(zip(self.model.outputs, values, strict=True))
         self.loss = self._loss(loss, self._outputs[self._name])
         self._note_statistics(train_statistics)
+        self._note_shared()
 
     @property
     def trained(self) -> dict[str, Parameter]:
@@ -286,6 +288,20 @@ class FineTuning:
                 f"make_trainable: labels must be a new input, got {name!r}, which the model has. Name it otherwise."
             )
         return GraphElement(Input(dtype, shape, name=name).output)
+
+    def _note_shared(self) -> None:
+        """Say which weights several nodes read: some exporters write equal arrays as one."""
+        counts = Counter(
+            value
+            for node in ancestors(e.output for e in self._outputs.values())
+            for value in dict.fromkeys(node.inputs)
+            if value is not None
+        )
+        shared = [name for name, parameter in self.trained.items() if counts[parameter.output] > 1]
+        if shared:
+            self.notes.append(
+                f"{_counted(shared, 'weight')} with several readers, each trained as one: {_some(shared)}."
+            )
 
     def _note_statistics(self, train_statistics: bool) -> None:
         statistics = [name for name, p in self.model.named_parameters() if isinstance(p, Statistic)]

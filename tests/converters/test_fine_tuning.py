@@ -168,6 +168,13 @@ def test_a_model_without_batch_normalization_says_that_it_may_be_folded():
     ]
 
 
+def test_weights_with_several_readers_are_noted():
+    text = """<ir_version: 10, opset_import: ["": 18]> f (float[N,2] x) => (float[N,2] y)
+        <float[2,2] w = {1, 2, 3, 4}> { h = MatMul(x, w) y = MatMul(h, w) }"""
+    plan = FineTuning(onnx.parser.parse_model(text), loss="mean_squared")
+    assert plan.notes == ["1 weight with several readers, each trained as one: w."]
+
+
 @pytest.mark.parametrize("options", [{}, {"train_statistics": True}])
 def test_running_statistics_move_only_when_asked(options):
     model = classifier()
