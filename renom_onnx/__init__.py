@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from renom_onnx import backend, converters, graph, runtime, utility
     from renom_onnx.eager import Dense, NdarrayDistributor, Node, Sgd, sum
     from renom_onnx.graph.parameter import precision
-    from renom_onnx.graph.seed import set_seed, set_seed as set_renom_seed
+    from renom_onnx.graph.seed import set_renom_seed, set_seed
+    from renom_onnx.runtime import renom_cuda as cuda
+    from renom_onnx.runtime.configuration import show_config
+    from renom_onnx.runtime.renom_cuda import get_device_count, has_cuda, is_cuda_active, set_cuda_active
 
 __version__ = "0.1.0"
 
@@ -38,22 +41,28 @@ _LAZY = {
     "doctor": "renom_onnx.converters",
     "export": "renom_onnx.converters",
     "export_training": "renom_onnx.converters",
+    "get_device_count": "renom_onnx.runtime.renom_cuda",
+    "has_cuda": "renom_onnx.runtime.renom_cuda",
+    "is_cuda_active": "renom_onnx.runtime.renom_cuda",
     "load": "renom_onnx.converters",
     "lora": "renom_onnx.converters",
     "make_trainable": "renom_onnx.converters",
     "precision": "renom_onnx.graph.parameter",
     "set_renom_seed": "renom_onnx.graph.seed",
     "set_seed": "renom_onnx.graph.seed",
+    "set_cuda_active": "renom_onnx.runtime.renom_cuda",
+    "show_config": "renom_onnx.runtime.configuration",
     "sum": "renom_onnx.eager",
 }
-_ALIASES = {"set_renom_seed": "set_seed"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"renom_onnx.{name}")
+    if name == "cuda":
+        return importlib.import_module("renom_onnx.runtime.renom_cuda")
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), _ALIASES.get(name, name))
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'renom_onnx' has no attribute {name!r}")
 
 
@@ -75,17 +84,23 @@ __all__ = [
     "ShapeError",
     "backend",
     "converters",
+    "cuda",
     "doctor",
     "export",
     "export_training",
+    "get_device_count",
     "graph",
+    "has_cuda",
+    "is_cuda_active",
     "load",
     "lora",
     "make_trainable",
     "precision",
     "runtime",
+    "set_cuda_active",
     "set_renom_seed",
     "set_seed",
+    "show_config",
     "sum",
     "utility",
 ]

@@ -18,8 +18,11 @@ MODULES = [
     "renom_onnx.errors",
     "renom_onnx.gradients",
     "renom_onnx.graph",
+    "renom_onnx.graph.core",
     "renom_onnx.graph.schedule",
+    "renom_onnx.graph.train",
     "renom_onnx.runtime",
+    "renom_onnx.runtime.renom_cuda",
     "renom_onnx.utility",
     "renom_onnx.utility.initializer",
 ]

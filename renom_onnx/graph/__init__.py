@@ -3,7 +3,7 @@
 Short names are the field's; the seed's and the releases' spellings are aliases of them, at the end of this file.
 """
 
-from renom_onnx.graph import schedule
+from renom_onnx.graph import core, schedule, spelling as _spelling, train
 from renom_onnx.graph.activation import (
     celu,
     elu,
@@ -141,6 +141,8 @@ from renom_onnx.graph.placeholder import Placeholder
 from renom_onnx.graph.regularizer import L1, L2, Regularizer
 from renom_onnx.graph.variable import StaticVariable, Variable
 
+del _spelling  # which lets the classes be called with ReNom's words
+
 # The seed's spellings
 DenseGraphElement = Dense
 DropoutGraphElement = Dropout
@@ -190,6 +192,7 @@ adagrad_update = Adagrad
 adadelta_update = Adadelta
 adamax_update = Adamax
 rmsprop_update = Rmsprop
+Distro = DistributorElement
 
 __all__ = [
     "L1",
@@ -227,6 +230,7 @@ __all__ = [
     "Dense",
     "DenseGraphElement",
     "DistributorElement",
+    "Distro",
     "Div",
     "Dropout",
     "DropoutGraphElement",
@@ -343,6 +347,7 @@ __all__ = [
     "clipped_mean_squared",
     "concatenate",
     "constant_loss",
+    "core",
     "cross_entropy",
     "elu",
     "exp",
@@ -382,6 +387,7 @@ __all__ = [
     "sum",
     "swish",
     "tanh",
+    "train",
     "transpose",
     "with_gradient_clipping",
 ]

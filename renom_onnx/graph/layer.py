@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from renom_onnx.graph.setting import (
     OneRegularizer,
     OptimizerSetting,
     RegularizerSetting,
+    Settings,
     apply_settings,
     keep_inference,
 )
@@ -284,7 +285,8 @@ class Sequential(Layer):
     """Layers one after the other.
 
     Args:
-        layers: called in order.
+        layers: called in order; ``model[0]`` is the first, as ReNom's ``model.l0`` is.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -293,9 +295,14 @@ class Sequential(Layer):
         (('N', 2), 3)
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        super().__init__()
+    def __init__(self, layers: Sequence[Layer], **settings: Unpack[Settings]) -> None:
         self._children = list(layers)
+        super().__init__(**settings)
+
+    def __getattr__(self, name: str) -> Any:
+        if re.fullmatch(r"l\d+", name) and int(name[1:]) < len(self._children):
+            return self._children[int(name[1:])]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def forward(self, *inputs: GraphElement) -> GraphElement:
         """Call the layers in order; the first takes all inputs."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
 from renom_onnx.graph.node import Mutable
 
-precision = np.dtype(np.float32)
-"""Element type of parameters and of losses without a type of their own."""
+precision = np.dtype(np.float64 if os.environ.get("RENOM_PRECISION") == "64" else np.float32)
+"""Element type of parameters and of losses without a type of their own: float64 where the environment variable
+RENOM_PRECISION is 64 at import, for comparisons with other programs; onnxruntime computes convolutions, for example,
+in float32 only."""
 
 
 class Parameter(Mutable):

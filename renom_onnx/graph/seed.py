@@ -37,6 +37,11 @@ def set_seed(seed: int) -> None:
     _ordinal = itertools.count()
 
 
+def set_renom_seed(seed: int = 30, all_devices: bool = False) -> None:
+    """Call `set_seed`, of which this is ReNom's spelling: every device draws the same numbers, whatever is asked."""
+    set_seed(seed)
+
+
 def seed() -> int:
     """Return the seed."""
     return _state["seed"]

@@ -4,7 +4,7 @@ from renom_onnx.runtime import metric
 from renom_onnx.runtime.adapter import save_adapter
 from renom_onnx.runtime.assignment import NodeElsewhere, nodes_elsewhere
 from renom_onnx.runtime.cuda import CudaOptions
-from renom_onnx.runtime.device import Device, DeviceInfo, devices, parse_device
+from renom_onnx.runtime.device import Device, DeviceInfo, default_device, devices, parse_device, set_default_device
 from renom_onnx.runtime.event import Event
 from renom_onnx.runtime.executor import TrainingExecutor
 from renom_onnx.runtime.fed_executor import Executor
@@ -32,9 +32,11 @@ __all__ = [
     "ParallelTrainingSession",
     "TrainingExecutor",
     "TrainingSession",
+    "default_device",
     "devices",
     "metric",
     "nodes_elsewhere",
     "parse_device",
     "save_adapter",
+    "set_default_device",
 ]

@@ -34,8 +34,35 @@ class Device:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
+_default: list[Device | None] = [None]
+
+
+def default_device() -> Device:
+    """Return where a model runs that names no device: what `set_default_device` set, else the best there is."""
+    return _default[0] or (Device("cuda") if cuda_works() else Device("cpu"))
+
+
+def set_default_device(device: str | Device | None) -> Device | None:
+    """Let models that name no device run on this one, in this process; None: on the best there is.
+
+    Returns:
+        What was set before, to be set again.
+
+    Raises:
+        DeviceError: the device is not there.
+
+    Example:
+        >>> before = set_default_device("cpu")
+        >>> print(default_device())
+        cpu
+        >>> _ = set_default_device(before)
+    """
+    before, _default[0] = _default[0], None if device is None else parse_device(device)
+    return before
+
+
 def parse_device(device: str | Device | None) -> Device:
-    """Return the device of a name; None is the best there is.
+    """Return the device of a name; None is the default, see `default_device`.
 
     Raises:
         DeviceError: the name is no device, or this onnxruntime has no provider for it.
@@ -47,7 +74,7 @@ def parse_device(device: str | Device | None) -> Device:
     if isinstance(device, Device):
         return device
     if device is None:
-        return Device("cuda") if cuda_works() else Device("cpu")
+        return default_device()
     match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", str(device))
     if match is None or (match[1] == "cpu" and match[2] not in (None, "0")):
         raise DeviceError(f'device {device!r}: it must be "cpu", "cuda" or "cuda:<number>", got {device!r}.')

@@ -14,13 +14,13 @@ from renom_onnx.graph.site import created_at, user_site
 
 
 class Sigmoid(Elementwise):
-    """1 / (1 + e^-x). Source: https://onnx.ai/onnx/operators/onnx__Sigmoid.html."""
+    """1 / (1 + e^-x), element by element. Source: https://onnx.ai/onnx/operators/onnx__Sigmoid.html."""
 
     op_type = "Sigmoid"
 
 
 class Tanh(Elementwise):
-    """Hyperbolic tangent. Source: https://onnx.ai/onnx/operators/onnx__Tanh.html."""
+    """(e^x - e^-x) / (e^x + e^-x), element by element. Source: https://onnx.ai/onnx/operators/onnx__Tanh.html."""
 
     op_type = "Tanh"
 
@@ -30,6 +30,8 @@ class Softmax(Elementwise):
 
     Args:
         axis: default 1, the classes.
+
+    Called with x (N, K, *S), returns the same shape.
 
     Source: https://onnx.ai/onnx/operators/onnx__Softmax.html.
     """
@@ -41,19 +43,22 @@ class Softmax(Elementwise):
 
 
 class Softplus(Elementwise):
-    """log(1 + e^x), which does not overflow (ReNom's did). Source: https://onnx.ai/onnx/operators/onnx__Softplus.html."""
+    """log(1 + e^x), element by element; it does not overflow, as ReNom's did.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Softplus.html.
+    """
 
     op_type = "Softplus"
 
 
 class Softsign(Elementwise):
-    """x / (1 + |x|). Source: https://onnx.ai/onnx/operators/onnx__Softsign.html."""
+    """x / (1 + |x|), element by element. Source: https://onnx.ai/onnx/operators/onnx__Softsign.html."""
 
     op_type = "Softsign"
 
 
 class HardSigmoid(Elementwise):
-    """max(0, min(1, alpha x + beta)).
+    """max(0, min(1, alpha x + beta)), element by element.
 
     Args:
         alpha, beta: default 0.2 and 0.5, as in ReNom and ONNX (PyTorch has 1/6 and 1/2).

@@ -53,6 +53,7 @@ def batch_training(
         node: the element in inference.
         mean, var: the running statistics, leaves.
         epsilon, momentum: attributes of the node.
+        bias: False freezes b at 0.
         unbiased: the running variance is that of a sample.
     """
     attributes: dict[str, Any] = dict(epsilon=epsilon, momentum=momentum, unbiased=int(unbiased))
@@ -111,6 +112,7 @@ class BatchNormalize(Layer):
         axis: int | str | None = 1,
         initializer: Initializer | None = None,
         *,
+        bias: bool = True,
         unbiased: bool = False,
         mode: str | None = None,
         **settings: Unpack[Settings],
@@ -125,6 +127,7 @@ class BatchNormalize(Layer):
         self.axis = 1 if wanted in (1, "feature") else None
         self.momentum = float(momentum)
         self.epsilon = float(epsilon)
+        self.bias = bias
         self.unbiased = unbiased
         self.initializer = initializer
 
@@ -139,7 +142,7 @@ class BatchNormalize(Layer):
 
     def _normalized(self, x: GraphElement, size: int) -> GraphElement:
         w = self.parameter("w", (size,), self.initializer or Constant(1))
-        b = self.parameter("b", (size,), Constant(0))
+        b = self.parameter("b", (size,), Constant(0), trainable=self.bias)
         mean = self.parameter("mean", (size,), Constant(0), trainable=False)
         var = self.parameter("var", (size,), Constant(1), trainable=False)
         casts = [cast_to_precision(x), None, None, None, None]

@@ -30,7 +30,7 @@ def swish_body(op: Builder, x: Value, *, alpha: float) -> Value:
 
 
 class Gelu(Layer):
-    """x times the normal distribution function at x: x / 2 (1 + erf(x / sqrt 2)).
+    """x times the normal distribution function at x, element by element: x / 2 (1 + erf(x / sqrt 2)).
 
     Args:
         approximate: "none" (the default), or "tanh" for the approximation of the paper.
@@ -54,7 +54,7 @@ class Gelu(Layer):
 
 
 class Swish(Layer):
-    """x sigmoid(beta x).
+    """x sigmoid(beta x), element by element.
 
     Args:
         beta: default 1.
@@ -74,7 +74,7 @@ class Swish(Layer):
 
 
 class Silu(Swish):
-    """x sigmoid(x): Swish with beta = 1. Source: Elfwing et al. 2017, arXiv:1702.03118.
+    """x sigmoid(x), element by element: Swish with beta = 1. Source: Elfwing et al. 2017, arXiv:1702.03118.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -87,13 +87,16 @@ class Silu(Swish):
 
 
 class Mish(Elementwise):
-    """x tanh(log(1 + e^x)). Source: Misra 2019, arXiv:1908.08681; https://onnx.ai/onnx/operators/onnx__Mish.html."""
+    """x tanh(log(1 + e^x)), element by element.
+
+    Source: Misra 2019, arXiv:1908.08681; https://onnx.ai/onnx/operators/onnx__Mish.html.
+    """
 
     op_type = "Mish"
 
 
 class HardSwish(Elementwise):
-    """x max(0, min(1, x / 6 + 1 / 2)).
+    """x max(0, min(1, x / 6 + 1 / 2)), element by element.
 
     Source: Howard et al. 2019, arXiv:1905.02244; https://onnx.ai/onnx/operators/onnx__HardSwish.html.
     """

@@ -30,7 +30,7 @@ class _Binary(Layer):
 
 
 class Add(_Binary):
-    """a + b. Source: https://onnx.ai/onnx/operators/onnx__Add.html.
+    """a + b; shapes are broadcast as NumPy's. Source: https://onnx.ai/onnx/operators/onnx__Add.html.
 
     Example:
         >>> import renom_onnx as rm
@@ -43,25 +43,25 @@ class Add(_Binary):
 
 
 class Sub(_Binary):
-    """a - b. Source: https://onnx.ai/onnx/operators/onnx__Sub.html."""
+    """a - b; shapes are broadcast as NumPy's. Source: https://onnx.ai/onnx/operators/onnx__Sub.html."""
 
     function = staticmethod(lambda a, b: a - b)
 
 
 class Mul(_Binary):
-    """a * b. Source: https://onnx.ai/onnx/operators/onnx__Mul.html."""
+    """a * b; shapes are broadcast as NumPy's. Source: https://onnx.ai/onnx/operators/onnx__Mul.html."""
 
     function = staticmethod(lambda a, b: a * b)
 
 
 class Div(_Binary):
-    """a / b. Source: https://onnx.ai/onnx/operators/onnx__Div.html."""
+    """a / b; shapes are broadcast as NumPy's. Source: https://onnx.ai/onnx/operators/onnx__Div.html."""
 
     function = staticmethod(lambda a, b: a / b)
 
 
 class Pow(_Binary):
-    """a to the power of b. Source: https://onnx.ai/onnx/operators/onnx__Pow.html."""
+    """a to the power of b; shapes are broadcast as NumPy's. Source: https://onnx.ai/onnx/operators/onnx__Pow.html."""
 
     function = staticmethod(lambda a, b: a**b)
 
@@ -75,25 +75,25 @@ class _Unary(Layer):
 
 
 class Exp(_Unary):
-    """E to the power of x. Source: https://onnx.ai/onnx/operators/onnx__Exp.html."""
+    """E to the power of x, element by element. Source: https://onnx.ai/onnx/operators/onnx__Exp.html."""
 
     function = staticmethod(operators.exp)
 
 
 class Log(_Unary):
-    """Natural logarithm. Source: https://onnx.ai/onnx/operators/onnx__Log.html."""
+    """Natural logarithm, element by element. Source: https://onnx.ai/onnx/operators/onnx__Log.html."""
 
     function = staticmethod(operators.log)
 
 
 class Sqrt(_Unary):
-    """Square root. Source: https://onnx.ai/onnx/operators/onnx__Sqrt.html."""
+    """Square root, element by element. Source: https://onnx.ai/onnx/operators/onnx__Sqrt.html."""
 
     function = staticmethod(operators.sqrt)
 
 
 class Square(_Unary):
-    """Square, as x * x."""
+    """Square, as x * x, element by element."""
 
     function = staticmethod(operators.square)
 
@@ -112,31 +112,46 @@ class _Reduction(Layer):
 
 
 class Sum(_Reduction):
-    """Sum over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html."""
+    """Sum over axes, which x then lacks, or has of size 1 with keepdims.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html.
+    """
 
     function = staticmethod(operators.sum)
 
 
 class Mean(_Reduction):
-    """Mean over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMean.html."""
+    """Mean over axes, which x then lacks, or has of size 1 with keepdims.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ReduceMean.html.
+    """
 
     function = staticmethod(operators.mean)
 
 
 class Max(_Reduction):
-    """Largest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMax.html."""
+    """Largest over axes, which x then lacks, or has of size 1 with keepdims.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ReduceMax.html.
+    """
 
     function = staticmethod(operators.max)
 
 
 class Min(_Reduction):
-    """Smallest over axes. Source: https://onnx.ai/onnx/operators/onnx__ReduceMin.html."""
+    """Smallest over axes, which x then lacks, or has of size 1 with keepdims.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ReduceMin.html.
+    """
 
     function = staticmethod(operators.min)
 
 
 class Clip(Layer):
-    """x, at least `floor` and at most `ceil`. Source: https://onnx.ai/onnx/operators/onnx__Clip.html."""
+    """x, at least `floor` and at most `ceil`, element by element.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Clip.html.
+    """
 
     def __init__(self, floor: float, ceil: float) -> None:
         super().__init__()

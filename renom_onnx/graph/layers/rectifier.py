@@ -17,7 +17,9 @@ from renom_onnx.utility.initializer import Constant
 
 
 class Relu(Elementwise):
-    """max(x, 0); the gradient is 0 where y is 0. Source: https://onnx.ai/onnx/operators/onnx__Relu.html.
+    """max(x, 0), element by element; the gradient is 0 where y is 0.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Relu.html.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -29,7 +31,7 @@ class Relu(Elementwise):
 
 
 class Relu6(Layer):
-    """min(max(x, 0), 6). Source: https://onnx.ai/onnx/operators/onnx__Clip.html.
+    """min(max(x, 0), 6), element by element. Source: https://onnx.ai/onnx/operators/onnx__Clip.html.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -45,7 +47,7 @@ class Relu6(Layer):
 
 
 class LeakyRelu(Elementwise):
-    """x where x > 0, else slope x.
+    """x where x > 0, else slope x, element by element.
 
     Args:
         slope: default 0.01.
@@ -65,7 +67,7 @@ class LeakyRelu(Elementwise):
 
 
 class PRelu(Layer):
-    """x where x > 0, else slope x, with a slope that is learned.
+    """x where x > 0, else slope x, element by element, with a slope that is learned.
 
     Args:
         slope: what it starts from.
@@ -98,7 +100,7 @@ class PRelu(Layer):
 
 
 class Elu(Elementwise):
-    """x where x > 0, else alpha (e^x - 1).
+    """x where x > 0, else alpha (e^x - 1), element by element.
 
     Args:
         alpha: default 1, the paper's and the field's (ReNom's was 0.01).
@@ -113,7 +115,7 @@ class Elu(Elementwise):
 
 
 class Selu(Elementwise):
-    """gamma x where x > 0, else gamma alpha (e^x - 1), with alpha = 1.67326…, gamma = 1.05070….
+    """gamma x where x > 0, else gamma alpha (e^x - 1), element by element; alpha = 1.67326…, gamma = 1.05070….
 
     Source: Klambauer et al. 2017, arXiv:1706.02515; https://onnx.ai/onnx/operators/onnx__Selu.html.
     """
@@ -122,7 +124,7 @@ class Selu(Elementwise):
 
 
 class Celu(Elementwise):
-    """max(x, 0) + min(0, alpha (e^(x / alpha) - 1)).
+    """max(x, 0) + min(0, alpha (e^(x / alpha) - 1)), element by element.
 
     Args:
         alpha: default 1.

@@ -84,6 +84,8 @@ class ConstantLoss(Loss):
     Args:
         reduction: "sum" (the default), "mean" or None.
 
+    Called with x (N, ...), returns one number, or with None x as it is.
+
     Example:
         >>> import numpy as np, renom_onnx as rm
         >>> print(rm.graph.ConstantLoss()(rm.graph.StaticVariable(np.array([1.5, 2.0]))))
