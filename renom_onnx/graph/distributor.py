@@ -139,11 +139,19 @@ class Distributor:
         Raises:
             StopIteration: the data are at their end.
         """
+        rows = self.next_rows(indices)
+        return {i: self.arrays[i][rows] for i in indices}
+
+    def next_rows(self, indices: Sequence[int]) -> slice | Array:
+        """Return what selects the rows of the next batch of some outputs.
+
+        Raises:
+            StopIteration: the data are at their end.
+        """
         position = max(self._positions[i] for i in indices)
         if position * self.batch_size > len(self):  # the batch that begins at the last row's end is the empty one
             raise StopIteration
-        rows = self.rows(position)
-        return {i: self.arrays[i][rows] for i in indices}
+        return self.rows(position)
 
     def advance(self, indices: Sequence[int]) -> None:
         """Move some outputs on to the batch after the one that they have in common."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,12 +17,14 @@ from renom_onnx.errors import ConversionError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
 from renom_onnx.graph.node import Mutable, Node, ancestors
 from renom_onnx.graph.optimizer import Optimizer
+from renom_onnx.runtime.ahead import ahead
 from renom_onnx.runtime.event import Event, Events, Listener
 from renom_onnx.runtime.failure import user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.metric import Metric, as_metric
 from renom_onnx.runtime.placement import Placement, training_session
+from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.progress import epoch_bar
 from renom_onnx.runtime.training import TrainingSession
 
@@ -45,7 +48,7 @@ class TrainingExecutor:
         optimizer: how.
         devices: such as ["cuda:0"], or several, each of which is dealt a part of every batch; default: the best
             there is.
-        placement: options of the session, see `TrainingSession` and `ParallelTrainingSession`.
+        placement: options of the session, see `renom_onnx.runtime.placement.Placement`.
 
     Attributes:
         session: takes the steps: a `TrainingSession`, or a `ParallelTrainingSession` for several devices.
@@ -66,8 +69,11 @@ class TrainingExecutor:
         self._root = root
         self._source = Source(ancestors([*(root.node.loss or ()), root]), root)  # in the order of the file's inputs
         model, self._names = training_model(self._updates)
-        self.session = training_session(as_bytes(model), devices, placement)
-        self._types = {spec.name: spec.dtype for spec in self.session.feeds}
+        self.session = training_session(as_bytes(model), devices, placement, self._source.whole())
+        self._types = {spec.name: spec.dtype for spec in (*self.session.file_feeds, *self.session.feeds)}
+        self._is_resident = self.session.feeds != self.session.file_feeds
+        feeds_ahead = placement.get("feed_ahead")
+        self._feeds_ahead = feeds_ahead if feeds_ahead is not None else self.session.device_kind == "cuda"
         self._sources: dict[Mutable, Any] = {}
         self._rates: dict[Mutable, Array] = {}
         self._events = Events("TrainingExecutor")
@@ -169,34 +175,48 @@ class TrainingExecutor:
         Raises:
             StopIteration: the distributor is at its end; reset it to begin again.
         """
-        batch = self._source.next_batch()
+        batch = self._source.next_row_numbers() if self._is_resident else self._source.next_batch()
+        feeds = converted(batch, self._types)
         self._push()
         try:
-            loss, _ = self._step(batch)
+            return self._step(feeds, feeds)
         finally:
             self._pull()
-        return loss
 
     def _train_epoch(self, bar: epoch_bar, schedule: Callable[[int], float] | None) -> float:
         total = EpochLoss(self._root)
-        for batch in self._source.batches():
-            if schedule is not None:
-                self._optimizer.learning_rate = schedule(self._n_steps)
-            loss, feeds = self._step(batch)
-            total.add(loss, feeds)
-            bar.step(loss)
+        with contextlib.closing(self._batches()) as batches:
+            for feeds, prepared in batches:
+                if schedule is not None:
+                    self._optimizer.learning_rate = schedule(self._n_steps)
+                loss = self._step(feeds, prepared)
+                total.add(loss, feeds)
+                bar.step(loss)
         return total.value()
 
-    def _step(self, batch: Feeds) -> tuple[float, Feeds]:
-        """Train on a batch; return its loss and what was fed."""
-        feeds = converted(batch, self._types)
+    def _batches(self) -> Generator[tuple[Feeds, Feeds | Prepared], None, None]:
+        """Yield what each batch of an epoch feeds, and what a step is given of it."""
+        if self._feeds_ahead:
+            yield from ahead(self._fed(), lambda feeds: (feeds, self.session.prepare(feeds)))
+        else:
+            with contextlib.closing(self._fed()) as fed:
+                yield from ((feeds, feeds) for feeds in fed)
+
+    def _fed(self) -> Generator[Feeds, None, None]:
+        batches = self._source.row_numbers() if self._is_resident else self._source.batches()
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield converted(batch, self._types)
+
+    def _step(self, feeds: Feeds, prepared: Feeds | Prepared) -> float:
+        """Train on a batch and return its loss."""
         self._emit("Step-Start")
         self._push_rates()
         with self._user_lines(feeds):
-            loss = float(self.session.step(feeds))
+            loss = float(self.session.step(prepared))
         self._n_steps += 1
         self._emit("Step-Finish", loss)
-        return loss, feeds
+        return loss
 
     def _validate(self, data: Distributor | None, metrics: Mapping[str, Metric]) -> float:
         total = EpochLoss(self._root)
@@ -214,7 +234,7 @@ class TrainingExecutor:
     def _user_lines(self, feeds: Feeds) -> AbstractContextManager[None]:
         def again() -> None:
             model, _ = training_model(self._updates, inline=True)
-            TrainingSession(model, "cpu").step(feeds)
+            TrainingSession(model, "cpu").step(converted(self._source.taken(feeds), self._types))
 
         values = [*self._updates.next_values.values(), self._updates.training_loss, self._root]
         return user_lines("execute", values, again)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from renom_onnx.converters.resident import ROWS
 from renom_onnx.converters.tree import data_names
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph.distributor import Distributor, Stream
@@ -43,7 +44,7 @@ class Source:
         """Steps of an epoch; None where only its end will tell."""
         return self.distributors[0].n_batches if self.distributors else 1
 
-    def batches(self, data: Distributor | None = None) -> Iterator[Feeds]:
+    def batches(self, data: Distributor | None = None) -> Generator[Feeds, None, None]:
         """Yield the feeds of one epoch, of another distributor if one is given."""
         source = data if data is not None else next(iter(self.distributors), None)
         if source is None:
@@ -52,6 +53,41 @@ class Source:
         indices = sorted(set(self.columns.values()))
         for batch in source.batches(indices):
             yield self._named(dict(zip(indices, batch, strict=True)))
+
+    def whole(self) -> Feeds | None:
+        """Return all rows of the inputs that a distributor of arrays in memory deals; None where there is none."""
+        if not self._columns or type(self.distributors[0]).batches is not Distributor.batches:
+            return None
+        rows = {name: self.distributors[0].rows_of(index) for name, index in self._columns.items()}
+        in_memory = all(isinstance(a, np.ndarray) and not isinstance(a, np.memmap) and len(a) for a in rows.values())
+        return {name: np.asarray(array) for name, array in rows.items()} if in_memory else None
+
+    def row_numbers(self) -> Generator[Feeds, None, None]:
+        """Yield for each batch of one epoch the numbers of its rows, and the arrays that no distributor feeds."""
+        dealer = self.distributors[0]
+        dealer.reset()
+        try:
+            for _ in range(dealer.n_batches):
+                yield self.next_row_numbers()
+        finally:
+            dealer.reset()
+
+    def next_row_numbers(self) -> Feeds:
+        """Return the numbers of the rows of the next batch, and let the distributor move on; see `next_batch`."""
+        dealer = self.distributors[0]
+        indices = sorted(set(self._columns.values()))
+        rows = np.arange(len(dealer))[dealer.next_rows(indices)]
+        dealer.advance(indices)
+        if not len(rows):
+            raise StopIteration
+        return {**self.arrays, ROWS: rows}
+
+    def taken(self, batch: Feeds) -> Feeds:
+        """Return a batch whose rows may be numbers as the feeds that they stand for."""
+        if ROWS not in batch:
+            return batch
+        rows = {name: self.distributors[0].rows_of(i)[batch[ROWS]] for name, i in self._columns.items()}
+        return {**{name: array for name, array in batch.items() if name != ROWS}, **rows}
 
     def next_batch(self) -> Feeds:
         """Return the feeds of the next batch, and let the distributor move on to the one after it.

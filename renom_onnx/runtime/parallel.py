@@ -15,13 +15,15 @@ from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.errors import DeviceError, RenomError, RunError, ShapeError
+from renom_onnx.runtime.chain import Part
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import core_count, parse_device
 from renom_onnx.runtime.engine import Engine, LocalEngine
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.loss import Loss, LossBuffer
-from renom_onnx.runtime.replica import Part, Replica
+from renom_onnx.runtime.prepared import Prepared
+from renom_onnx.runtime.replica import PreparedPart, Replica
 from renom_onnx.runtime.team import Job, Team
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
@@ -46,6 +48,8 @@ class ParallelTrainingSession(Trainable):
             cores.
         cuda: options of the CUDA provider.
         engine: how buffers are added; default: within this process.
+        resident: data that every device keeps, all rows by feed. A step is then fed ``rows``, the numbers of its rows,
+            in the place of these feeds.
 
     Attributes:
         devices: of this process.
@@ -76,8 +80,9 @@ class ParallelTrainingSession(Trainable):
         spinning: bool = False,
         cuda: CudaOptions | None = None,
         engine: Engine | None = None,
+        resident: Mapping[str, Array] | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, resident)
         self.devices = [parse_device(device) for device in devices]
         kinds = {device.kind for device in self.devices}
         if len(kinds) != 1:
@@ -94,7 +99,9 @@ class ParallelTrainingSession(Trainable):
         options = {"threads": threads, "spinning": spinning, "cuda": cuda}
         models = [as_bytes(for_device(stage.model, self.devices[0].kind)) for stage in step.stages]
         state, settings = self._step.state, self._step.optional
-        self._replicas = [Replica(step, models, state, settings, device, options) for device in self.devices]
+        self._replicas = [
+            Replica(step, models, state, settings, self._resident, device, options) for device in self.devices
+        ]
         self._step.state.clear()
         self._loss = LossBuffer(self._replicas[0].loss)
         self._team = Team(len(self.devices))
@@ -103,12 +110,32 @@ class ParallelTrainingSession(Trainable):
         for tensors in self._held().values():
             self._engine.broadcast(tensors)
 
-    def step(self, feeds: Mapping[str, Any]) -> Loss:
+    @property
+    def device_kind(self) -> str:
+        return self.devices[0].kind
+
+    def prepare(self, feeds: Mapping[str, Any]) -> Prepared:
+        """Copy a batch to the devices, which may run a step meanwhile; `step` takes what is returned.
+
+        One thread may prepare batches while another takes steps. Each batch that is prepared and not stepped on yet
+        has memory of its own.
+
+        Args:
+            feeds: as of `step`.
+
+        Raises:
+            ShapeError, DTypeError: a feed does not fit.
+        """
+        parts, settings = self._deal(feeds)
+        prepared = [replica.prepare(part) for replica, part in zip(self._replicas, parts, strict=True)]
+        return Prepared(prepared, settings, partial(_release, prepared))
+
+    def step(self, feeds: Mapping[str, Any] | Prepared) -> Loss:
         """Take one training step.
 
         Args:
             feeds: the whole batch: an array for every input, of the dtype and shape that the file declares;
-                ``learning_rate`` may be fed too and stays.
+                ``learning_rate`` may be fed too and stays. Or what `prepare` returned.
 
         Returns:
             The loss of the batch before the update.
@@ -119,17 +146,19 @@ class ParallelTrainingSession(Trainable):
         """
         if self._broken is not None:
             raise RunError(self._broken)
-        parts, settings = self._deal(feeds)
-        old = {name: self.read(name) for name in settings}
-        for name, array in settings.items():
+        prepared = self._prepared(feeds)
+        old = {name: self.read(name) for name in prepared.settings}
+        for name, array in prepared.settings.items():
             self.write(name, array)
         self._loss.settle()
         try:
-            self._sum_gradients(parts)
+            self._sum_gradients(prepared.content)
         except BaseException:
             for name, array in old.items():
                 self.write(name, array)
             raise
+        finally:
+            prepared.release()
         try:
             self._run([replica.update for replica in self._replicas])
         except BaseException:
@@ -140,8 +169,9 @@ class ParallelTrainingSession(Trainable):
             raise
         return self._loss.take()
 
-    def _sum_gradients(self, parts: Sequence[Part]) -> None:
-        self._run([partial(r.begin, part) for r, part in zip(self._replicas, parts, strict=True)])
+    def _sum_gradients(self, parts: Sequence[PreparedPart]) -> None:
+        for replica, part in zip(self._replicas, parts, strict=True):
+            replica.begin(part)
         for i in range(self._n_buffers):
             self._run([partial(replica.compute, i) for replica in self._replicas])
             self._engine.allreduce([replica.buffers[i] for replica in self._replicas])
@@ -211,6 +241,11 @@ class ParallelTrainingSession(Trainable):
         }
         held.update((name, [r.settings[name] for r in self._replicas]) for name in self._step.optional)
         return held
+
+
+def _release(parts: Sequence[PreparedPart]) -> None:
+    for part in parts:
+        part.release()
 
 
 def whole_loss(parts: Sequence[LossPart], found: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> Array:

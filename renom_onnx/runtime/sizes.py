@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
@@ -25,19 +26,21 @@ class BySize(Generic[T]):
 
     def __init__(self, limit: int = MAX_FIXED_SESSIONS) -> None:
         self._limit = limit
+        self._lock = threading.RLock()
         self._fixed: dict[tuple[tuple[str, int], ...], T] = {}
         self._other: list[T] = []
 
     def get(self, sizes: Mapping[str, int], make: Callable[[dict[str, int] | None], T]) -> T:
         """Return what serves these sizes of symbols; ``make`` is called with them, or with None for any sizes."""
         key = tuple(sorted(sizes.items()))
-        if key in self._fixed:
-            return self._fixed[key]
-        if len(self._fixed) < self._limit and all(size > 0 for size in sizes.values()):
-            return self._fixed.setdefault(key, make(dict(sizes)))
-        if not self._other:
-            self._other.append(make(None))
-        return self._other[0]
+        with self._lock:
+            if key in self._fixed:
+                return self._fixed[key]
+            if len(self._fixed) < self._limit and all(size > 0 for size in sizes.values()):
+                return self._fixed.setdefault(key, make(dict(sizes)))
+            if not self._other:
+                self._other.append(make(None))
+            return self._other[0]
 
     def __len__(self) -> int:
         """Return how many were made."""

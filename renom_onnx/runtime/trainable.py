@@ -12,12 +12,14 @@ import numpy as np
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.resident import data_name, gathering
 from renom_onnx.converters.signature import ModelProto, input_types
 from renom_onnx.converters.surgery import strip
-from renom_onnx.converters.training_info import fill_state, training_step, without_state
-from renom_onnx.errors import ConversionError
+from renom_onnx.converters.training_info import TrainingStep, fill_state, training_step, without_state
+from renom_onnx.errors import ConversionError, RunError
 from renom_onnx.runtime.feed import FeedSpec
 from renom_onnx.runtime.loss import Loss
+from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -28,27 +30,49 @@ class Trainable(ABC):
 
     Args:
         model: a path, bytes or ModelProto with ``training_info``.
+        resident: data that stay on the devices, all rows by feed.
 
     Attributes:
         feeds: what `step` must be fed.
+        file_feeds: what it would be fed if no data stayed on the devices.
         outputs: names of the inference outputs, which `evaluate` returns.
         loss_name: under which `evaluate` returns the loss.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, resident: Mapping[str, Array] | None = None) -> None:
         proto = read_model(model)
         lowered = lower(proto)
-        self._step = training_step(lowered)
+        step = training_step(lowered)
+        held = {name: np.asarray(array) for name, array in (resident or {}).items()}
+        self._step = gathering(step, {n: (a.dtype, a.shape) for n, a in held.items()}) if held else step
+        self._resident = {data_name(name): array for name, array in held.items()}
         self._model = without_state(proto, self._step.bindings)
         self._lowered = self._model if lowered is proto else without_state(lowered, self._step.bindings)
-        types = {name: (dtype, shape) for name, dtype, shape in input_types(self._step.model.graph)}
-        self.feeds = tuple(FeedSpec(name, *types[name]) for name in self._step.feeds)
+        self.feeds, self.file_feeds = (_feeds(s) for s in (self._step, step))
         self.outputs = tuple(output.name for output in proto.graph.output)
         self.loss_name = self._step.loss
 
     @abstractmethod
-    def step(self, feeds: Mapping[str, Any]) -> Loss:
+    def prepare(self, feeds: Mapping[str, Any]) -> Prepared:
+        """Copy a batch to the devices, for `step`."""
+
+    @abstractmethod
+    def step(self, feeds: Mapping[str, Any] | Prepared) -> Loss:
         """Take one training step."""
+
+    def _prepared(self, feeds: Mapping[str, Any] | Prepared) -> Prepared:
+        """Return what is stepped on.
+
+        Raises:
+            RunError: it was stepped on already.
+        """
+        if not isinstance(feeds, Prepared):
+            return self.prepare(feeds)
+        if feeds.is_used:
+            raise RunError(
+                f"{type(self).__name__}.step: a prepared batch must be new, got one that was stepped on or released."
+            )
+        return feeds
 
     @abstractmethod
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -59,10 +83,15 @@ class Trainable(ABC):
         """Return the memory of weights, state and learning rate by name: one tensor for each device."""
 
     @property
+    @abstractmethod
+    def device_kind(self) -> str:
+        """Kind of the devices, "cpu" or "cuda"."""
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Names of the feeds that only the loss reads."""
         inputs = {value.name for value in self._model.graph.input} | set(self._step.optional)
-        return tuple(spec.name for spec in self.feeds if spec.name not in inputs)
+        return tuple(spec.name for spec in self.file_feeds if spec.name not in inputs)
 
     def _wants_loss(self, feeds: Mapping[str, Any]) -> bool:
         """Whether an evaluation of these feeds has a loss."""
@@ -139,3 +168,8 @@ class Trainable(ABC):
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the inference reading alone, with today's weights."""
         write_file(strip(self.to_model()), path)
+
+
+def _feeds(step: TrainingStep) -> tuple[FeedSpec, ...]:
+    types = {name: (dtype, shape) for name, dtype, shape in input_types(step.model.graph)}
+    return tuple(FeedSpec(name, *types[name]) for name in step.feeds)

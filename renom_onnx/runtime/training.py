@@ -8,47 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.converters.importer import default_opset
 from renom_onnx.converters.signature import input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
-from renom_onnx.runtime.cuda import CudaOptions
-from renom_onnx.runtime.device import Device, parse_device
+from renom_onnx.runtime.assignment import check_assignment
+from renom_onnx.runtime.capture import Capture
+from renom_onnx.runtime.cuda import CudaOptions, provider_names
+from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.loss import Loss, LossBuffer
 from renom_onnx.runtime.opening import open_session
+from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.sizes import BySize
+from renom_onnx.runtime.step_run import StepMemory, StepRun
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
 
 Array = np.ndarray[Any, Any]
-
-
-class _Run:
-    """One session of a step and its bindings: from state set 0 to 1 and back."""
-
-    def __init__(self, owner: TrainingSession, dims: dict[str, int] | None) -> None:
-        self.session = open_session(owner._step_bytes, owner.device, dims=dims, **owner._session_options)
-        self.bindings = [self.session.io_binding() for _ in range(2)]
-        self.inputs: dict[str, Tensor] = {}
-        for parity, binding in enumerate(self.bindings):
-            for name, tensor in owner._optional.items():
-                binding.bind_ortvalue_input(name, tensor.value)
-            for key, next_name in owner._step.bindings.items():
-                binding.bind_ortvalue_input(key, owner._state[parity][key].value)
-                binding.bind_ortvalue_output(next_name, owner._state[1 - parity][key].value)
-            binding.bind_ortvalue_output(owner._step.loss, owner._loss.tensor.value)
-
-    def write(self, arrays: Mapping[str, Array], device: Device) -> None:
-        """Copy the batch into the input buffers."""
-        for name, array in arrays.items():
-            tensor = self.inputs.get(name)
-            if tensor is None or tensor.shape != array.shape:
-                tensor = self.inputs[name] = Tensor(array.shape, array.dtype, device, name)
-                for binding in self.bindings:
-                    binding.bind_ortvalue_input(name, tensor.value)
-            tensor.write(array)
 
 
 class TrainingSession(Trainable):
@@ -63,6 +42,8 @@ class TrainingSession(Trainable):
         threads: default: all cores.
         spinning: let idle workers of onnxruntime spin between steps: faster, and it costs a core.
         cuda: options of the CUDA provider.
+        resident: data that stay on the device, all rows by feed. A step is then fed ``rows``, the numbers of its rows,
+            in the place of these feeds, and gathers them there.
 
     Attributes:
         feeds: what `step` must be fed.
@@ -92,31 +73,58 @@ class TrainingSession(Trainable):
         threads: int | None = None,
         spinning: bool = True,
         cuda: CudaOptions | None = None,
+        resident: Mapping[str, Array] | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, resident)
         self.device = parse_device(device)
+        self._cuda = cuda or CudaOptions()
         self._step_bytes = as_bytes(for_device(self._step.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        self._state = [
-            {name: Tensor.from_array(array, self.device, name) for name, array in self._step.state.items()}
-            for _ in range(2)
-        ]
-        self._optional = {n: Tensor.from_array(a, self.device, n) for n, a in self._step.optional.items()}
+        self._state = [self._on_device(self._step.state) for _ in range(2)]
+        self._optional = self._on_device(self._step.optional)
         dtype, shape = {name: (t, s) for name, t, s in output_types(self._step.model.graph)}[self._step.loss]
         self._loss = LossBuffer(Tensor([1 for _ in shape or ()], dtype, self.device, "loss"))
+        fixed = {**self._optional, **self._on_device(self._resident)}
+        step = self._step
+        self._memory = StepMemory(self.device, self._state, fixed, step.bindings, step.loss, self._loss.tensor)
         self._step.state.clear()
         self._current = 0
-        self._runs: BySize[_Run] = BySize()
+        self._runs: BySize[StepRun] = BySize()
         self._evaluations: dict[bool, Any] = {}
+
+    def _on_device(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        return {name: Tensor.from_array(array, self.device, name) for name, array in arrays.items()}
 
     # Steps
 
-    def step(self, feeds: Mapping[str, Any]) -> Loss:
+    @property
+    def device_kind(self) -> str:
+        return self.device.kind
+
+    def prepare(self, feeds: Mapping[str, Any]) -> Prepared:
+        """Copy a batch to the device, which may run a step meanwhile; `step` takes what is returned.
+
+        One thread may prepare batches while another takes steps. Each batch that is prepared and not stepped on yet
+        has memory of its own.
+
+        Args:
+            feeds: as of `step`.
+
+        Raises:
+            ShapeError, DTypeError: a feed does not fit.
+        """
+        arrays, sizes = check_feeds("TrainingSession.step", self.feeds, feeds, tuple(self._optional))
+        settings = {name: arrays.pop(name) for name in self._optional if name in arrays}
+        run = self._runs.get(sizes, self._open_run)
+        slot = run.take(arrays)
+        return Prepared(slot, settings, partial(run.slots.give, slot))
+
+    def step(self, feeds: Mapping[str, Any] | Prepared) -> Loss:
         """Take one training step.
 
         Args:
             feeds: an array for every input, of the dtype and shape that the file declares; ``learning_rate`` may be
-                fed too and stays.
+                fed too and stays. Or what `prepare` returned.
 
         Returns:
             The loss of the batch before the update.
@@ -125,21 +133,32 @@ class TrainingSession(Trainable):
             ShapeError, DTypeError: a feed does not fit; then nothing was changed.
             RunError: onnxruntime stopped; then nothing was changed.
         """
-        arrays, sizes = check_feeds("TrainingSession.step", self.feeds, feeds, tuple(self._optional))
-        run = self._runs.get(sizes, partial(_Run, self))
-        optional = {name: self._optional[name].read() for name in self._optional if name in arrays}
-        for name in optional:
-            self._optional[name].write(arrays.pop(name))
-        run.write(arrays, self.device)
+        prepared = self._prepared(feeds)
+        optional = {name: self._optional[name].read() for name in prepared.settings}
+        for name, array in prepared.settings.items():
+            self._optional[name].write(array)
         self._loss.settle()
         try:
-            run.session.run_with_iobinding(run.bindings[self._current])
+            prepared.content.run(self._current)
         except Exception as e:
             for name, array in optional.items():
                 self._optional[name].write(array)
             raise run_error("TrainingSession.step", e) from e
+        finally:
+            prepared.release()
         self._current = 1 - self._current
         return self._loss.take()
+
+    def _open_run(self, dims: dict[str, int] | None) -> StepRun:
+        """Return a run; that of the first size is captured, if that is asked for."""
+        captures = self._cuda.cuda_graph and dims is not None and not len(self._runs)
+        checks = self.device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
+        session = open_session(
+            self._step_bytes, self.device, dims=dims, capture=captures, record=checks, **self._session_options
+        )
+        if checks:
+            check_assignment(session, str(self.device), provider_names(), default_opset(self._step.model))
+        return StepRun(session, self._memory, Capture() if captures else None)
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.
