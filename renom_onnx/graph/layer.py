@@ -35,6 +35,22 @@ def current_layers() -> tuple[Layer, ...]:
     return getattr(_active, "layers", ())
 
 
+class Parameters(dict[str, Variable]):
+    """The parameters of a layer by name."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def __missing__(self, name: str) -> Variable:
+        """Say which parameters there are."""
+        if not self:
+            raise KeyError(
+                f"{self._kind}: parameters are made by the first call, got {name!r} before it. Call it first."
+            )
+        raise KeyError(f"{self._kind}: a parameter must be one of {', '.join(self)}, got {name!r}.")
+
+
 class Layer(LayerSettings):
     """A callable that connects elements and owns parameters.
 
@@ -67,7 +83,7 @@ class Layer(LayerSettings):
         parameter_decay: RegularizerSetting = None,
         weight_decay: OneRegularizer = None,
     ) -> None:
-        self.params: dict[str, Variable] = {}
+        self.params = Parameters(type(self).__name__)
         self._activation = _activation(activation)
         self._loaded: dict[str, np.ndarray[Any, Any]] = {}
         super().__init__(optimizer, parameter_decay, weight_decay)
@@ -199,6 +215,8 @@ class Layer(LayerSettings):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all parameters, running statistics included, to an .npz file; written whole or not at all.
+
+        ReNom's HDF5 files are neither written nor read: NumPy alone reads this one.
 
         Args:
             path: of the file.

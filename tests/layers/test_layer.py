@@ -19,6 +19,18 @@ def test_parameters_are_reached_by_name():
     assert model[0]["w"] is dense["w"]
 
 
+def test_a_parameter_that_is_not_there_is_said():
+    dense = g.Dense(3)
+    for text in (
+        "Dense: parameters are made by the first call, got 'w' before it. Call it first.",
+        "Dense: a parameter must be one of w, b, got 'v'.",
+    ):
+        with pytest.raises(KeyError) as raised:
+            dense["w" if "first" in text else "v"]
+        assert raised.value.args == (text,)
+        dense(normal(2, 4))
+
+
 def test_named_parameters_are_those_of_an_export():
     class Net(g.Model):
         def __init__(self):

@@ -230,3 +230,9 @@ ERRORS: Cases = {
 @pytest.mark.parametrize(("call", "kind", "message"), ERRORS.values(), ids=ERRORS)
 def test_an_error_says_rule_and_what_was_got(call: Any, kind: Any, message: str):
     assert message_of(call, kind) == message
+
+
+def test_the_page_of_names_is_that_of_the_data():
+    from docs import renom as page
+
+    assert page.TARGET.read_text("utf-8") == page.page(), "run python -m docs.renom"
