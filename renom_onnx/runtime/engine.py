@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from renom_onnx.runtime.reduction import HostReduction, Reduction
+from renom_onnx.runtime.nccl import best_reduction
+from renom_onnx.runtime.reduction import Reduction
 from renom_onnx.runtime.tensor import Tensor
 
 
@@ -54,7 +55,8 @@ class LocalEngine(Engine):
     """The engine of a single process.
 
     Args:
-        reduction: how buffers are added; default: in host memory.
+        reduction: how buffers are added; default: by NCCL where it is installed and the devices are different GPUs,
+            else in host memory.
     """
 
     def __init__(self, reduction: Reduction | None = None) -> None:
@@ -76,5 +78,5 @@ class LocalEngine(Engine):
 
     def _of(self, tensors: Sequence[Tensor]) -> Reduction:
         if self._reduction is None:
-            self._reduction = HostReduction()
+            self._reduction = best_reduction([tensor.device for tensor in tensors])
         return self._reduction

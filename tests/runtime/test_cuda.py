@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.runtime import InferenceSession, TrainingSession
+from renom_onnx.runtime import (
+    CudaOptions,
+    Device,
+    InferencePool,
+    InferenceSession,
+    ParallelTrainingSession,
+    TrainingSession,
+    devices,
+    nodes_elsewhere,
+)
 from renom_onnx.runtime.cuda import cuda_works
+from renom_onnx.runtime.nccl import NcclReduction, is_installed
 from renom_onnx.runtime.tensor import Tensor
 from tests.converters.programs import LOSSES, OPTIMIZERS, Program, feeds
+from tests.runtime.several import assert_replicas_are_equal
 
 pytestmark = pytest.mark.gpu
 
@@ -42,34 +53,6 @@ def test_twenty_steps_on_cuda_follow_the_cpu(program: Program):
     batch = feeds(model, 5)
     for name, value in cpu.evaluate(batch).items():
         np.testing.assert_allclose(cuda.evaluate(batch)[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-
-
-@every_program
-def test_no_node_of_a_step_is_off_the_gpu(program: Program, monkeypatch: pytest.MonkeyPatch):
-    import onnxruntime
-
-    made: list[Any] = []
-
-    class Recorded(onnxruntime.InferenceSession):
-        def __init__(self, model: bytes, options: Any, **more: Any) -> None:
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            super().__init__(model, options, **more)
-            made.append(self)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
-    model = program.model()
-    session = TrainingSession(model, "cuda")
-    for rows in (8, 3):
-        session.step(feeds(model, rows))
-    assert len(made) == 2
-    for opened in made:
-        elsewhere = [
-            f"{node.op_type} {node.name!r} on {group.ep_name}"
-            for group in opened.get_provider_graph_assignment_info()
-            if group.ep_name != CUDA
-            for node in group.get_nodes()
-        ]
-        assert not elsewhere
 
 
 def test_the_loss_is_read_when_somebody_looks(monkeypatch: pytest.MonkeyPatch):
@@ -126,6 +109,91 @@ def test_an_executor_trains_on_cuda_as_on_the_cpu():
         executor = LOSSES["distributed"]().get_training_executor(rm.graph.Adam(0.01), [name])
         losses.append(executor.execute(3, progress=False).losses)
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@every_program
+def test_no_node_of_a_step_is_off_the_gpu(program: Program):
+    model = program.model()
+    assert nodes_elsewhere(model, "cuda", sizes={"N": 8}) == []
+    session = TrainingSession(model, "cuda", cuda=CudaOptions(strict=True))
+    for rows in (8, 3):
+        session.step(feeds(model, rows))
+
+
+@every_program
+def test_a_captured_step_follows_the_cpu(program: Program):
+    model = program.model()
+    cpu = TrainingSession(model, "cpu")
+    cuda = TrainingSession(model, "cuda", cuda=CudaOptions(cuda_graph=True))
+    for i, rows in enumerate([8] * 10 + [5] + [8] * 5):
+        batch = feeds(model, rows, i)
+        assert float(cuda.step(batch)) == pytest.approx(float(cpu.step(batch)), rel=1e-3, abs=1e-4)
+    for name, value in cpu.parameters.items():
+        np.testing.assert_allclose(cuda.read(name), value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_batches_prepared_ahead_are_captured_each_in_their_memory():
+    model = Program("cnn", "Adam", 18).model()
+    cpu, cuda = TrainingSession(model, "cpu"), TrainingSession(model, "cuda", cuda=CudaOptions(cuda_graph=True))
+    batches = [feeds(model, 8, i) for i in range(12)]
+    waiting = [cuda.prepare(batches[0])]
+    for batch, following in zip(batches, [*batches[1:], None], strict=True):
+        if following is not None:
+            waiting.append(cuda.prepare(following))
+        assert float(cuda.step(waiting.pop(0))) == pytest.approx(float(cpu.step(batch)), rel=1e-3, abs=1e-4)
+
+
+def test_data_stay_on_the_gpu_and_batches_are_fed_ahead_by_themselves():
+    losses = []
+    for name, options in (("cpu", {}), ("cuda", {}), ("cuda", {"feed_ahead": False, "resident": False})):
+        rm.set_seed(0)
+        executor = LOSSES["distributed"]().get_training_executor(rm.graph.Adam(0.01), [name], **options)
+        assert (executor._is_resident, executor._feeds_ahead) == ((name == "cuda" and not options),) * 2
+        losses.append(executor.execute(3, progress=False).losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-5)
+
+
+def gpus(n: int) -> list[str]:
+    """Return the names of n different GPUs, or of the first one n times."""
+    found = [device.name for device in devices() if device.name != "cpu"]
+    return found[:n] if len(found) >= n else found[:1] * n
+
+
+@pytest.mark.parametrize("captures", [False, True], ids=["plain", "captured"])
+@pytest.mark.parametrize("synchronized", [False, True], ids=["own statistics", "synchronized"])
+@pytest.mark.parametrize("loss", ["mlp", "cnn", "dropout", "normalized"])
+def test_several_gpus_follow_as_many_cpus(loss: str, synchronized: bool, captures: bool):
+    model = Program(loss, "Adam", 18).model()
+    options = {"synchronize_batch_norm": synchronized}
+    cpu = ParallelTrainingSession(model, ["cpu"] * 2, **options)
+    cuda = ParallelTrainingSession(model, gpus(2), cuda=CudaOptions(cuda_graph=captures), **options)
+    for i, rows in enumerate([8] * 10 + [5, 1] + [8] * 5):
+        batch = feeds(model, rows, i)
+        assert float(cuda.step(batch)) == pytest.approx(float(cpu.step(batch)), rel=1e-3, abs=1e-4)
+    assert_replicas_are_equal(cuda)
+
+
+def test_nccl_adds_as_the_host_does():
+    different = list(dict.fromkeys(gpus(2)))
+    if len(different) < 2 or not is_installed():
+        pytest.skip("needs two GPUs and nccl4py")
+    where = [Device("cuda", i) for i in range(2)]
+    arrays = [np.random.default_rng(i).standard_normal(100_003).astype(np.float32) for i in range(2)]
+    buffers = [Tensor.from_array(array, device) for array, device in zip(arrays, where, strict=True)]
+    NcclReduction(where).sum(buffers)
+    np.testing.assert_allclose(buffers[0].read(), arrays[0] + arrays[1], rtol=1e-6)
+    np.testing.assert_array_equal(buffers[0].read(), buffers[1].read())
+    NcclReduction(where).copy(buffers)
+
+
+def test_a_pool_serves_from_the_gpus():
+    model = rm.converters.strip(Program("cnn", "Sgd", 18).model())
+    x = feeds(Program("cnn", "Sgd", 18).model(), 4)["x"]
+    wanted = InferenceSession(model, "cpu").run({"x": x})["output"]
+    with InferencePool(model, gpus(2)) as pool:
+        for future in [pool.submit({"x": x}) for _ in range(10)]:
+            np.testing.assert_allclose(future.result()["output"], wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_gpu_that_is_not_there_is_an_error():
