@@ -1,14 +1,16 @@
 """Which initializers of a file training may change: decided from their element type and from who reads them.
 
 A float array is a weight unless the operand that it is cannot be one (the scales of Resize, the bounds of Clip), or
-nobody learns it: one number that meets many features, such as the epsilon of a normalization that is written out. The
-running statistics of BatchNormalization are no weights either; training may move them.
+nobody learns it: one number that meets many features, such as the epsilon of a normalization that is written out, and
+is not the bias of a product with one unit. The running statistics of BatchNormalization are no weights either; training
+may move them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from typing import NamedTuple
 
 import onnx
 
@@ -50,6 +52,7 @@ SETTINGS: Mapping[str, frozenset[int]] = {
 """Operands that are settings of an operator, no data: by operator, their positions."""
 STATISTICS = {"BatchNormalization": (3, 4)}
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
+PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
 
 class Kind(Enum):
@@ -60,39 +63,51 @@ class Kind(Enum):
     FIXED = "fixed"
 
 
-def kind_of(tensor: onnx.TensorProto, readers: Iterable[tuple[onnx.NodeProto, int]]) -> Kind:
+class Reader(NamedTuple):
+    """One use of a value: the node, the operand's position, and whether it is added to a product with weights."""
+
+    node: onnx.NodeProto
+    position: int
+    is_bias: bool
+
+
+def kind_of(tensor: onnx.TensorProto, readers: Iterable[Reader]) -> Kind:
     """Return what becomes of an initializer.
 
     Args:
         tensor: the initializer.
-        readers: the nodes that read it, each with the operand's position.
+        readers: its uses, as `readers_of` finds them.
     """
     if not tensor.dims or 0 in tensor.dims or not is_float(schema.dtype_of(tensor.data_type)):
         return Kind.FIXED
     readers = list(readers)
-    if readers and all(position in STATISTICS.get(node.op_type, ()) for node, position in readers):
+    if readers and all(reader.position in STATISTICS.get(reader.node.op_type, ()) for reader in readers):
         return Kind.STATISTIC
-    may_learn = [not _is_setting(node, position, tensor) for node, position in readers]
-    return Kind.WEIGHT if any(may_learn) else Kind.FIXED
+    return Kind.WEIGHT if any(not _is_setting(reader, tensor) for reader in readers) else Kind.FIXED
 
 
-def _is_setting(node: onnx.NodeProto, position: int, tensor: onnx.TensorProto) -> bool:
+def _is_setting(reader: Reader, tensor: onnx.TensorProto) -> bool:
+    node = reader.node
     if node.domain not in ("", "ai.onnx"):
         return False
-    if position in SETTINGS.get(node.op_type, ()):
+    if reader.position in SETTINGS.get(node.op_type, ()):
         return True
-    return node.op_type in ELEMENTWISE and all(size == 1 for size in tensor.dims)
+    return node.op_type in ELEMENTWISE and all(size == 1 for size in tensor.dims) and not reader.is_bias
 
 
-def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
+def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[Reader]]:
     """Return the readers of every name, those in the bodies of control flow too."""
-    found: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-    stack = list(nodes)
+    found: dict[str, list[Reader]] = {}
+    products: set[str] = set()
+    stack = list(nodes)[::-1]
     while stack:
         node = stack.pop()
+        if node.op_type in PRODUCTS:
+            products.update(node.output)
+        is_bias = node.op_type == "Add" and any(name in products for name in node.input)
         for position, name in enumerate(node.input):
-            found.setdefault(name, []).append((node, position))
+            found.setdefault(name, []).append(Reader(node, position, is_bias))
         for attribute in node.attribute:
             for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                stack += graph.node
+                stack += graph.node[::-1]
     return found

@@ -168,6 +168,13 @@ def test_a_model_without_batch_normalization_says_that_it_may_be_folded():
     ]
 
 
+def test_the_bias_of_a_single_unit_trains_and_a_single_number_elsewhere_does_not():
+    text = """<ir_version: 10, opset_import: ["": 18]> f (float[N,2] x) => (float[N,1] y)
+        <float[2,1] w = {1, 2}, float[1] b = {0}, float[1] half = {0.5}>
+        { a = MatMul(x, w) c = Add(a, b) y = Mul(c, half) }"""
+    assert list(FineTuning(onnx.parser.parse_model(text), loss="mean_squared").trained) == ["w", "b"]
+
+
 def test_weights_with_several_readers_are_noted():
     text = """<ir_version: 10, opset_import: ["": 18]> f (float[N,2] x) => (float[N,2] y)
         <float[2,2] w = {1, 2, 3, 4}> { h = MatMul(x, w) y = MatMul(h, w) }"""

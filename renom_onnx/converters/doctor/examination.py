@@ -93,7 +93,7 @@ class _Examined:
         graph_proto = self.proto.graph
         readers = readers_of(graph_proto.node)
         self.kinds = {t.name: kind_of(t, readers.get(t.name, ())) for t in graph_proto.initializer}
-        self.readers = {name: [node.op_type for node, _ in entries] for name, entries in readers.items()}
+        self.readers = {name: [entry.node.op_type for entry in entries] for name, entries in readers.items()}
         graph = structure(self.proto, graph_proto, self.kinds)
         self._choose_sizes(graph, batch_size or 1, sizes)
         trained = graph
