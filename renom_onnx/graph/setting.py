@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -47,10 +47,18 @@ class _Rule:
     setting: str
     value: Any
     pattern: str
+    is_anywhere: bool  # the pattern is of the end of a name: "w" is every w, "dense1.w" that of every dense1
 
     def apply(self, name: str, parameter: Parameter) -> None:
-        if not isinstance(parameter, Statistic) and fnmatch.fnmatchcase(name, self.pattern):
+        if not isinstance(parameter, Statistic) and self._matches(name):
             setattr(parameter, self.setting, self.value)
+
+    def _matches(self, name: str) -> bool:
+        if fnmatch.fnmatchcase(name, self.pattern):
+            return True
+        if not self.is_anywhere:
+            return False
+        return fnmatch.fnmatchcase(".".join(name.split(".")[-len(self.pattern.split(".")) :]), self.pattern)
 
 
 def apply_settings(parameter: Parameter, layers: Iterable[LayerSettings]) -> None:
@@ -81,7 +89,7 @@ class LayerSettings:
         if optimizer is not None:
             self.set_optimizer(optimizer)
         if weight_decay is not None:
-            self.set_regularizer(weight_decay, "w*")
+            self.set_regularizer({"w*": weight_decay})
         if decay is not None:
             self.set_regularizer(decay)
 
@@ -113,14 +121,14 @@ class LayerSettings:
             >>> [name for name, parameter in model.named_parameters() if parameter.trainable]
             ['dense2.w', 'dense2.b']
         """
-        self._set("trainable", {pattern: bool(is_updatable)})
+        self._set("trainable", bool(is_updatable), pattern)
 
     def set_optimizer(self, optimizer: OptimizerSetting, pattern: str = "*") -> None:
         """Give parameters an optimizer of their own; None takes it away again.
 
         Args:
             optimizer: updates these parameters, whatever optimizer the training is given: an `Optimizer`, the name of
-                one with its defaults ("adam"), or a dict of these by parameter: ``{"w": Sgd(0.1), "b": Sgd(0.2)}``.
+                one with its defaults ("adam"), or a dict of these by ends of names: ``{"w": Sgd(0.1), "b": "sgd"}``.
             pattern: which parameters, as for `set_updatable`; a dict says it itself.
 
         Raises:
@@ -131,15 +139,14 @@ class LayerSettings:
             >>> dense = rm.graph.Dense(2)
             >>> dense.set_optimizer(rm.graph.Adam(0.001), "w")
         """
-        found = _by_pattern(optimizer, pattern)
-        self._set("optimizer", {key: as_optimizer(one, "set_optimizer") for key, one in found.items()})
+        self._set_each("optimizer", optimizer, pattern, lambda one: as_optimizer(one, "set_optimizer"))
 
     def set_regularizer(self, regularizer: RegularizerSetting, pattern: str = "*") -> None:
         """Add a penalty to the gradients of parameters; None takes it away again.
 
         Args:
             regularizer: such as ``rm.graph.L2(0.01)``; a number is the weight of an `L2`, "l1" and "l2" are those with
-                their defaults, and a dict has these by parameter: ``{"w": L2(0.01)}``.
+                their defaults, and a dict has these by the ends of names: ``{"w": L2(0.01)}`` is for every w.
             pattern: which parameters, as for `set_updatable`; ``"*w"`` leaves the biases alone.
 
         Raises:
@@ -150,18 +157,24 @@ class LayerSettings:
             >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Dense(2)])
             >>> model.set_regularizer(rm.graph.L2(0.01), "*w")
         """
-        found = _by_pattern(regularizer, pattern)
-        self._set("regularizer", {key: as_regularizer(one, "set_regularizer") for key, one in found.items()})
+        self._set_each("regularizer", regularizer, pattern, lambda one: as_regularizer(one, "set_regularizer"))
 
     set_optimizers = set_optimizer
     set_decays = set_regularizer
 
-    def _set(self, setting: str, values: Mapping[str, Any]) -> None:
-        rules = [_Rule(next(_count), setting, value, pattern) for pattern, value in values.items()]
-        self._rules += rules
+    def _set_each(self, setting: str, given: Any, pattern: str, made: Callable[[Any], Any]) -> None:
+        """Set one value by a pattern, or those of a dict, whose keys are ends of names."""
+        if not isinstance(given, Mapping):
+            self._set(setting, made(given), pattern)
+            return
+        for key, one in given.items():
+            self._set(setting, made(one), key, is_anywhere=True)
+
+    def _set(self, setting: str, value: Any, pattern: str, *, is_anywhere: bool = False) -> None:
+        rule = _Rule(next(_count), setting, value, pattern, is_anywhere)
+        self._rules.append(rule)
         for name, parameter in self.named_parameters():
-            for rule in rules:
-                rule.apply(name, parameter)
+            rule.apply(name, parameter)
 
     @contextlib.contextmanager
     def no_updates(self) -> Iterator[None]:
@@ -244,13 +257,6 @@ class LayerSettings:
     def is_in(self, kind: str) -> bool:
         """Whether this layer is in a block of `inference` or "no_updates"."""
         return self._blocks[kind] > 0
-
-
-def _by_pattern(given: Any, pattern: str) -> dict[str, Any]:
-    """Return what is given for each pattern of names; the keys of a dict are parameters, wherever they are."""
-    if not isinstance(given, Mapping):
-        return {pattern: given}
-    return {form: one for key, one in given.items() for form in (key, f"*.{key}")}
 
 
 def keep_inference(layer: Layer, output: Value, inputs: list[Value]) -> None:

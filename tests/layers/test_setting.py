@@ -126,6 +126,36 @@ def test_a_setting_of_a_sequential_reaches_the_layers_in_it():
     assert [n for n, p in found.items() if p.optimizer is not None] == ["dense2.b"]
 
 
+def test_the_keys_of_a_dict_are_ends_of_names():
+    class Inner(g.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide = g.Dense(3)
+            self.last = g.Dense(2)
+
+        def forward(self, x: Any) -> Any:
+            return self.last(self.wide(x))
+
+    def decayed(**settings: Any) -> list[str]:
+        model = g.Sequential([Inner(), g.Dense(2)], **settings)
+        model(X)
+        return [name for name, p in model.named_parameters() if p.regularizer is not None]
+
+    weights = ["inner1.wide.w", "inner1.last.w", "dense1.w"]
+    assert decayed(weight_decay=0.1) == weights
+    assert decayed(parameter_decay={"w": 0.1}) == weights
+    assert decayed(parameter_decay={"last.*": 0.1}) == ["inner1.last.w", "inner1.last.b"]
+    assert decayed(parameter_decay={"inner1.wide.b": 0.1}) == ["inner1.wide.b"]
+    assert decayed(parameter_decay={"*": 0.1}) == [
+        *weights[:1],
+        "inner1.wide.b",
+        weights[1],
+        "inner1.last.b",
+        weights[2],
+        "dense1.b",
+    ]
+
+
 # Blocks without updates
 
 
