@@ -11,6 +11,7 @@ from onnx import shape_inference
 
 from renom_onnx.converters.encoding import value_type
 from renom_onnx.converters.importer import captured, read_model
+from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.structure import (
     FunctionKey,
     domain_of,
@@ -24,8 +25,8 @@ from renom_onnx.converters.structure import (
     value_names,
 )
 from renom_onnx.converters.surgery.opset import same_operators
-from renom_onnx.converters.training_info import concatenate, with_graph
-from renom_onnx.errors import first_line
+from renom_onnx.converters.training_info import concatenate, joined, with_graph
+from renom_onnx.errors import RenomError, first_line
 from renom_onnx.graph import schema
 from renom_onnx.graph.node import type_text
 
@@ -58,31 +59,44 @@ def lint(model: Any) -> list[str]:
     problems = [f"graph: {p}" for p in _unknown_operators(known, opsets_of(proto), proto.graph.node)]
     problems += [f"functions: {p}" for function in proto.functions for p in _function_problems(proto, known, function)]
     problems += [f"graph: {p}" for p in _gradient_problems(proto.graph)]
+    own = [list(_structure_problems(proto, info)) for info in proto.training_info]
+    lowered, reason = _lowered(proto) if not problems and not any(own) else (proto, [])
+    problems += reason
     if not problems:
-        problems = _checked(with_graph(proto, proto.graph), "graph")
+        problems = _checked(with_graph(lowered, lowered.graph), "graph")
     is_sound = not problems
     for i, info in enumerate(proto.training_info):
-        where = f"training_info[{i}]"
-        problems += [f"{where}: {problem}" for problem in _training_problems(proto, i, info, is_sound)]
+        checked = _checked_step(lowered, i) if is_sound and not own[i] else []
+        found = [*own[i], *_binding_problems(proto, i, info), *checked]
+        problems += [f"training_info[{i}]: {problem}" for problem in found]
     problems += _bound_twice("update_binding", [b for info in proto.training_info for b in info.update_binding])
     return problems
 
 
-def _training_problems(
-    model: onnx.ModelProto, index: int, info: onnx.TrainingInfoProto, is_sound: bool
-) -> Iterable[str]:
+def _lowered(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Return what can be checked of a model: onnx's inference does not know the types of a Gradient."""
+    try:
+        return lower(model), []
+    except RenomError as e:
+        return model, [str(e)]
+
+
+def _structure_problems(model: onnx.ModelProto, info: onnx.TrainingInfoProto) -> Iterable[str]:
+    """Yield what is wrong with names and operators of a training step."""
+    graph = joined(model.graph, info.algorithm)
+    known, opsets = set(functions_of(model)), opsets_of(model)
+    yield from _redeclared(model.graph, info.algorithm)
+    yield from _unknown_operators(known, opsets, info.algorithm.node)
+    yield from _unwritten(graph)
+    yield from _gradient_problems(graph)
+    yield from _initialization_problems(known, opsets, info.initialization)
+
+
+def _binding_problems(model: onnx.ModelProto, index: int, info: onnx.TrainingInfoProto) -> Iterable[str]:
     graph = concatenate(model, index)
     initializers = {t.name: t for t in graph.initializer}
     outputs = {o.name: o for o in graph.output}
     initial = {o.name: o for o in info.initialization.output}
-    broken = list(_redeclared(model.graph, info.algorithm))
-    known, opsets = set(functions_of(model)), opsets_of(model)
-    broken += _unknown_operators(known, opsets, info.algorithm.node)
-    broken += _unwritten(graph)
-    broken += _gradient_problems(graph)
-    yield from broken
-    yield from _initialization_problems(model, known, info, is_sound)
-    yield from _bound_twice("initialization_binding", info.initialization_binding)
     for kind, bindings, values in (
         ("update_binding", info.update_binding, outputs),
         ("initialization_binding", info.initialization_binding, initial),
@@ -94,8 +108,16 @@ def _training_problems(
                 yield f"{kind}: the value of {binding.key!r} must name an output, got {binding.value!r}, which is none."
             else:
                 yield from _type_problem(kind, binding, initializers[binding.key], values[binding.value])
-    if is_sound and not broken:
-        yield from _checked(with_graph(model, graph), "the concatenation with the graph")
+    yield from _bound_twice("initialization_binding", info.initialization_binding)
+
+
+def _checked_step(model: onnx.ModelProto, index: int) -> list[str]:
+    """Return what onnx.checker says of a training step and of what starts it."""
+    problems = _checked(with_graph(model, concatenate(model, index)), "the concatenation with the graph")
+    initialization = model.training_info[index].initialization
+    if initialization.node or initialization.output:
+        problems += _checked(with_graph(model, initialization), "the initialization")
+    return problems
 
 
 def _type_problem(kind: str, binding: Any, tensor: onnx.TensorProto, output: onnx.ValueInfoProto) -> Iterable[str]:
@@ -165,17 +187,13 @@ def _gradient_problems(graph: onnx.GraphProto) -> Iterable[str]:
 
 
 def _initialization_problems(
-    model: onnx.ModelProto, functions: Collection[FunctionKey], info: onnx.TrainingInfoProto, is_sound: bool
+    functions: Collection[FunctionKey], opsets: Mapping[str, int], graph: onnx.GraphProto
 ) -> Iterable[str]:
-    graph = info.initialization
-    if not graph.node and not graph.output:
-        return
-    broken = list(_unknown_operators(functions, opsets_of(model), graph.node))
-    broken += [f"the initialization must have no inputs, got {value.name!r}." for value in graph.input]
-    broken += [f"the initialization: {problem}" for problem in _unwritten(graph)]
-    yield from broken
-    if is_sound and not broken:
-        yield from _checked(with_graph(model, graph), "the initialization")
+    yield from _unknown_operators(functions, opsets, graph.node)
+    for value in graph.input:
+        yield f"the initialization must have no inputs, got {value.name!r}."
+    for problem in _unwritten(graph):
+        yield f"the initialization: {problem}"
 
 
 def _bound_twice(kind: str, bindings: Iterable[onnx.StringStringEntryProto]) -> list[str]:

@@ -167,11 +167,11 @@ def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: b
     return with_graph(model, result)
 
 
-def without_state(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelProto:
+def without_state(model: onnx.ModelProto, names: Container[str], index: int = 0) -> onnx.ModelProto:
     """Return the model with the values of these initializers left out; `fill_state` puts them in again."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    for tensor in _tensors(result):
+    for tensor in _tensors(result, index):
         if tensor.name in names:
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                 tensor.ClearField(field)
@@ -179,12 +179,12 @@ def without_state(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelPr
 
 
 def fill_state(
-    model: onnx.ModelProto, values: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
+    model: onnx.ModelProto, values: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str], index: int = 0
 ) -> onnx.ModelProto:
-    """Return the model with the given values of initializers, and with further metadata."""
+    """Return the model with the given values of initializers of graph and one algorithm, and with further metadata."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    for tensor in _tensors(result):
+    for tensor in _tensors(result, index):
         if tensor.name in values:
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], order="C"), tensor.name))
     entries = {p.key: p.value for p in result.metadata_props} | dict(metadata)
@@ -194,10 +194,9 @@ def fill_state(
     return result
 
 
-def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+def _tensors(model: onnx.ModelProto, index: int) -> Iterable[onnx.TensorProto]:
     yield from model.graph.initializer
-    for info in model.training_info:
-        yield from info.algorithm.initializer
+    yield from model.training_info[index].algorithm.initializer
 
 
 def needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: Iterable[str] = ()) -> list[onnx.NodeProto]:

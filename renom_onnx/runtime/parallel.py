@@ -41,6 +41,7 @@ class ParallelTrainingSession(Trainable):
     Args:
         model: a path, bytes or ModelProto with ``training_info``.
         devices: such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; one may be named several times.
+        training_info: which of the file's training steps: the position, or the name of the algorithm.
         synchronize_batch_norm: take the statistics of batch normalizations over all devices; default: each device has
             those of its part, and the running ones are averaged.
         threads: of each device; default on CPUs: the cores divided by the devices.
@@ -75,6 +76,7 @@ class ParallelTrainingSession(Trainable):
         model: Any,
         devices: Sequence[str | None],
         *,
+        training_info: int | str = 0,
         synchronize_batch_norm: bool = False,
         threads: int | None = None,
         spinning: bool = False,
@@ -82,7 +84,7 @@ class ParallelTrainingSession(Trainable):
         engine: Engine | None = None,
         resident: Mapping[str, Array] | None = None,
     ) -> None:
-        super().__init__(model, resident)
+        super().__init__(model, resident, training_info)
         self.devices = [parse_device(device) for device in devices]
         kinds = {device.kind for device in self.devices}
         if len(kinds) != 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.converters.entry import entry_index, initialization_model, with_entry
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.lowering import lower
@@ -16,9 +17,12 @@ from renom_onnx.converters.resident import data_name, gathering
 from renom_onnx.converters.signature import ModelProto, input_types
 from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.training_info import TrainingStep, fill_state, training_step, without_state
+from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError, RunError
+from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.feed import FeedSpec
 from renom_onnx.runtime.loss import Loss
+from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.tensor import Tensor
 
@@ -31,6 +35,7 @@ class Trainable(ABC):
     Args:
         model: a path, bytes or ModelProto with ``training_info``.
         resident: data that stay on the devices, all rows by feed.
+        training_info: which of its training steps: the position, or the name of the algorithm.
 
     Attributes:
         feeds: what `step` must be fed.
@@ -39,15 +44,17 @@ class Trainable(ABC):
         loss_name: under which `evaluate` returns the loss.
     """
 
-    def __init__(self, model: Any, resident: Mapping[str, Array] | None = None) -> None:
+    def __init__(self, model: Any, resident: Mapping[str, Array] | None = None, training_info: int | str = 0) -> None:
         proto = read_model(model)
+        self._entry = entry_index(proto, training_info)
         lowered = lower(proto)
-        step = training_step(lowered)
+        chosen = with_entry(lowered, self._entry) if lowered.training_info else lowered
+        step = training_step(chosen)
         held = {name: np.asarray(array) for name, array in (resident or {}).items()}
         self._step = gathering(step, {n: (a.dtype, a.shape) for n, a in held.items()}) if held else step
         self._resident = {data_name(name): array for name, array in held.items()}
-        self._model = without_state(proto, self._step.bindings)
-        self._lowered = self._model if lowered is proto else without_state(lowered, self._step.bindings)
+        self._model = without_state(proto, self._step.bindings, self._entry)
+        self._lowered = self._model if chosen is proto else without_state(chosen, self._step.bindings)
         self.feeds, self.file_feeds = (_feeds(s) for s in (self._step, step))
         self.outputs = tuple(output.name for output in proto.graph.output)
         self.loss_name = self._step.loss
@@ -150,12 +157,42 @@ class Trainable(ABC):
             )
         return held[name]
 
+    def reset(self, *, reinitialize: bool = False) -> None:
+        """Start the training over: run the file's initialization and take what it computes.
+
+        Args:
+            reinitialize: set the weights too, where the initialization does; else state and counters alone.
+
+        Raises:
+            ConversionError: weights are to be set, and the initialization sets none.
+        """
+        model, bindings = initialization_model(self._lowered)
+        weights = {tensor.name for tensor in self._model.graph.initializer}
+        if reinitialize and not weights & set(bindings):
+            raise ConversionError(
+                f"{type(self).__name__}.reset: with reinitialize=True the file's initialization must set weights, got "
+                f"one that sets {', '.join(bindings) or 'nothing'}. Export it with reinitialize=True."
+            )
+        wanted = {key: value for key, value in bindings.items() if reinitialize or key not in weights}
+        if wanted:
+            session = open_session(as_bytes(model), parse_device("cpu"))
+            values = session.run(list(wanted.values()), {})
+            for key, array in zip(wanted, values, strict=True):
+                self.write(key, array)
+
+    def copy_weights(self, other: Trainable) -> None:
+        """Take the weights that another session trains, such as that of another training step of the same file."""
+        held = self._held()
+        for name, array in other.parameters.items():
+            if name in held:
+                self.write(name, array)
+
     # Files
 
     def to_model(self, metadata: Mapping[str, str] | None = None) -> ModelProto:
         """Return the trainable model with today's weights, state and learning rate."""
         values = {name: self.read(name) for name in [*self._step.bindings, *self._step.optional]}
-        return fill_state(self._model, values, metadata or {})
+        return fill_state(self._model, values, metadata or {}, self._entry)
 
     def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
         """Write the same trainable file with today's weights and state: a checkpoint from which training goes on.

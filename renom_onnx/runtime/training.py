@@ -39,6 +39,7 @@ class TrainingSession(Trainable):
     Args:
         model: a path, bytes or ModelProto with ``training_info``.
         device: "cpu", "cuda" or "cuda:1"; default: the best there is.
+        training_info: which of the file's training steps: the position, or the name of the algorithm.
         threads: default: all cores.
         spinning: let idle workers of onnxruntime spin between steps: faster, and it costs a core.
         cuda: options of the CUDA provider.
@@ -70,12 +71,13 @@ class TrainingSession(Trainable):
         model: Any,
         device: str | None = None,
         *,
+        training_info: int | str = 0,
         threads: int | None = None,
         spinning: bool = True,
         cuda: CudaOptions | None = None,
         resident: Mapping[str, Array] | None = None,
     ) -> None:
-        super().__init__(model, resident)
+        super().__init__(model, resident, training_info)
         self.device = parse_device(device)
         self._cuda = cuda or CudaOptions()
         self._step_bytes = as_bytes(for_device(self._step.model, self.device.kind))
