@@ -24,15 +24,25 @@ def shell_of(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def model_as_read(
-    shell: onnx.ModelProto, nodes: Iterable[Node], initializers: Mapping[str, Value] | None = None
+    shell: onnx.ModelProto,
+    nodes: Iterable[Node],
+    initializers: Mapping[str, Value] | None = None,
+    state: Mapping[str, Mutable] | None = None,
 ) -> onnx.ModelProto:
     """Return the model of a shell with its nodes again, and with today's values of its initializers.
 
-    Without ``initializers`` it has their names and types alone.
+    Args:
+        shell: what is kept of the file.
+        nodes: of its graph.
+        initializers: of its graph, by name; without them it has their names and types alone.
+        state: initializers of its training step that may have changed.
     """
     model = onnx.ModelProto()
     model.CopyFrom(shell)
     _fill(model.graph, nodes, initializers)
+    for tensor in (tensor for info in model.training_info for tensor in info.algorithm.initializer):
+        if state and tensor.name in state:
+            tensor.CopyFrom(numpy_helper.from_array(state[tensor.name].array, tensor.name))
     return model
 
 

@@ -11,6 +11,7 @@ from onnx import helper, inliner
 
 from renom_onnx.converters.importer import at_least_opset
 from renom_onnx.converters.loaded import LoadedModel
+from renom_onnx.converters.settings import describe_settings
 from renom_onnx.converters.spec_form import name_gradient, spec_form
 from renom_onnx.converters.structure import TRAINING_DOMAIN, drop_unused
 from renom_onnx.converters.training_info import describe_training
@@ -234,7 +235,9 @@ def training_model(
     describe_training(info, [(names.names.of(leaf.output), array) for leaf, array in initial])
     if spec is not None:
         drop_unused(model)
-    facts = {"optimizer": step.optimizer.name, "epoch": "0", "batch": "0", "seed": str(seed.seed()), **(metadata or {})}
+    settings = describe_settings(loss, step.optimizer, step.parameters)
+    facts = {"optimizer": step.optimizer.name, "epoch": "0", "batch": "0", "seed": str(seed.seed())}
+    facts |= {"settings": settings, **(metadata or {})}
     for key, text in sorted(facts.items()):
         model.metadata_props.add(key=key, value=text)
     return model, {leaf: names.names.of(leaf.output) for leaf in [*rates, *step.next_values]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,7 @@ def import_graph(
         types,
         casts=call.casts if call is not None else None,
         layers=call.layers if call is not None else (),
+        kept=call.kept if call is not None else None,
     )
     reader.read(model.graph.node)
     graph.nodes = reader.nodes
@@ -179,12 +180,14 @@ class Call:
         casts: by name, of operands that are converted where they are read.
         symbols: what the sizes of the file stand for.
         layers: in which the nodes are made.
+        kept: names that are asked for themselves, where conversions of operands are folded; None folds none.
     """
 
     operands: Mapping[str, Value]
     casts: Mapping[str, np.dtype[Any]]
     symbols: Symbols
-    layers: tuple[Any, ...]
+    layers: tuple[Any, ...] = ()
+    kept: Container[str] | None = None
 
 
 def initializers_of(graph: onnx.GraphProto) -> Iterator[tuple[str, Callable[[], np.ndarray[Any, Any]]]]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from renom_onnx.converters.as_read import shell_of
+from renom_onnx.converters.continuation import is_continuable
 from renom_onnx.converters.importer import ImportedGraph, import_graph, read_model, static_leaf
 from renom_onnx.converters.initializer import Kind, kind_of, readers_of
 from renom_onnx.converters.loaded import LoadedModel
@@ -44,11 +45,14 @@ def load(
     readers = readers_of(proto.graph.node)
     kinds = {t.name: kind_of(t, readers.get(t.name, ())) for t in proto.graph.initializer}
 
+    trained = {b.key for b in proto.training_info[0].update_binding} if is_continuable(proto) else set(kinds)
+
     def make_leaf(name: str, array: np.ndarray[Any, Any]) -> Leaf:
         if kinds.get(name, Kind.FIXED) is Kind.FIXED:
             return static_leaf(array)
         leaf = (Statistic if kinds[name] is Kind.STATISTIC else Parameter)(np.array(array), None, name)
         leaf.name = name
+        leaf.trainable = leaf.trainable and name in trained
         return leaf
 
     shell, graph = shell_of(proto), import_graph(proto, make_leaf)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from renom_onnx.converters.as_read import model_as_read
+from renom_onnx.converters.continuation import Continuation, is_continuable
 from renom_onnx.converters.importer import Call, ImportedGraph, at_least_opset, import_graph
+from renom_onnx.converters.operands import elements_of, meet
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.training_nodes import TrainingNodes
-from renom_onnx.converters.unification import Symbols, fit
-from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
-from renom_onnx.graph.element import GraphElement, static
+from renom_onnx.graph.body import Type
+from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, current_layers
 from renom_onnx.graph.node import Value, type_text
+from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.graph.variable import Variable
@@ -27,7 +28,7 @@ class LoadedModel(Layer):
 
     It is called like any layer, with arrays or elements for its inputs, in the file's order or by keyword; every call
     shares the parameters. A model that was never called can be exported, and its outputs can be looked at as they were
-    read.
+    read. An export of the model itself is always the file, with today's values of its parameters.
 
     Attributes:
         inputs: placeholders by name, in the file's order.
@@ -49,6 +50,8 @@ class LoadedModel(Layer):
         self._shell = shell
         self._graph = graph
         self._training = TrainingNodes(node for node, _ in graph.nodes)
+        self._continued: Continuation | None = None
+        self._loss: GraphElement | None = None
         self._read: tuple[ModelProto, Mapping[str, Value]] | None = None
         self.opset = graph.opset
         self.inputs = {name: GraphElement(value) for name, value in graph.inputs.items()}
@@ -57,6 +60,56 @@ class LoadedModel(Layer):
             if isinstance(value.node, Parameter):
                 value.node.owner = self
                 self.params[name] = Variable(value)
+
+    # Training files
+
+    @property
+    def _continuation(self) -> Continuation | None:
+        if self._continued is None and is_continuable(self._shell):
+            self._continued = Continuation(self._bare(), self._graph.initializers)
+        return self._continued
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer of a training file, with its state; None for other files."""
+        return self._continuation.optimizer if self._continuation is not None else None
+
+    @property
+    def loss(self) -> GraphElement | None:
+        """The loss of a training file, on placeholders, with its backward pass and updates; None for other files.
+
+        ``rm.export_training(model.loss, model.optimizer, path)`` writes the training file again. `connect_loss` gives
+        the same loss over data.
+        """
+        if self._continuation is not None and self._loss is None:
+            self._loss = GraphElement(self._continuation.loss())
+            self._loss._updates(self._continuation.optimizer)
+        return self._loss
+
+    def connect_loss(self, *inputs: Any, **named: Any) -> GraphElement:
+        """Connect the loss of a training file to data; training it with `optimizer` goes on where the file ended.
+
+        Args:
+            inputs: arrays or elements for the file's inputs and then for the targets, in the file's order.
+            named: the same by name.
+
+        Returns:
+            The loss.
+
+        Raises:
+            ConversionError: the file holds no training step that `export_training` wrote.
+            ShapeError, DTypeError: an operand does not fit.
+        """
+        if self._continuation is None:
+            raise ConversionError(
+                f"connect_loss: the file must hold a training step of rm.export_training, got one without. Connect a "
+                f"loss to the model's outputs. {created_at(user_site())}"
+            )
+        declared = self._continuation.inputs
+        elements = elements_of(declared, inputs, named)
+        return GraphElement(self._continuation.loss(meet(declared, list(elements.values()))))
+
+    # Nodes that differ in training
 
     def layers(self) -> Iterator[tuple[str, Layer]]:
         """Yield a `Dropout` for every Dropout node of the file, by the node's name; its rate may be assigned to."""
@@ -77,9 +130,7 @@ class LoadedModel(Layer):
         self._training.trains_statistics = on
         self._training.unbiased = unbiased
 
-    def to_proto(self) -> ModelProto:
-        """Return the model as it was read, with today's values of its parameters."""
-        return model_as_read(self._shell, [node for node, _ in self._graph.nodes], self._graph.initializers)
+    # Calls and exports
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Connect the inputs and return the output, or a tuple of several.
@@ -92,72 +143,39 @@ class LoadedModel(Layer):
             ShapeError: one does not fit what the file says of it, or they are not as many as the file's.
             DTypeError: one is of a type that cannot be converted to the file's.
         """
-        given = self._given(inputs, named)
-        elements = [
-            value if isinstance(value, GraphElement) else self._static(name, value) for name, value in given.items()
-        ]
-        return super().__call__(*elements)
-
-    def _given(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-        names = list(self.inputs)
-        given = dict(zip(names, inputs, strict=False))
-        twice = [name for name in named if name in given]
-        unknown = [name for name in named if name not in names]
-        missing = [name for name in names if name not in given and name not in named]
-        if len(inputs) > len(names) or twice or unknown or missing:
-            got = [*(f"{len(inputs)} by position" for _ in [0] if inputs), *named]
-            raise ShapeError(
-                f"LoadedModel: a call must give each of the inputs {', '.join(names) or 'none'} once, got "
-                f"{', '.join(got) or 'nothing'}. {created_at(user_site())}"
-            )
-        return {name: named[name] if name in named else given[name] for name in names}
-
-    def _static(self, name: str, array: Any) -> GraphElement:
-        """Return an array as an element; N stands for its rows unless the file fixes their number."""
-        shape = self.inputs[name].shape
-        element = static(array, is_batch=shape is None or (bool(shape) and not isinstance(shape[0], int)))
-        element.output.node.name = name  # type: ignore[attr-defined]
-        return element
+        return super().__call__(*elements_of(self._declared(), inputs, named).values())
 
     def forward(self, *inputs: GraphElement) -> Any:
         """Connect the file's nodes to the inputs."""
+        operands = meet(self._declared(), inputs)
         proto, leaves = self._template()
-        symbols = Symbols()
-        casts: dict[str, np.dtype[Any]] = {}
-        operands: dict[str, Value] = {}
-        for (name, placeholder), element in zip(self.inputs.items(), inputs, strict=True):
-            formal, actual = placeholder.output, element.output
-            if problem := fit(symbols, formal.shape, actual.shape):
-                raise ShapeError(
-                    f"LoadedModel: input {name!r} must be {formal}, {problem}, got {actual}. To free a size that the "
-                    f'file fixes, load it with inputs={{"{name}": (...)}}. {created_at(user_site())}'
-                )
-            if actual.dtype != formal.dtype:
-                self._check_cast(name, actual, formal)
-                casts[name] = formal.dtype
-            operands[name] = actual
-        graph = import_graph(proto, leaves=leaves, call=Call(operands, casts, symbols, current_layers()))
+        call = Call(operands.values, operands.casts, operands.symbols, current_layers())
+        graph = import_graph(proto, leaves=leaves, call=call)
         self._training.attach(node for node, _ in graph.nodes)
         outputs = tuple(GraphElement(value) for value in graph.outputs.values())
         return outputs[0] if len(outputs) == 1 else outputs
 
+    def _declared(self) -> dict[str, Type]:
+        return {name: (element.dtype, element.shape) for name, element in self.inputs.items()}
+
     def _template(self) -> tuple[ModelProto, Mapping[str, Value]]:
         """Return what a call reads: the file, or the same at the oldest opset that trains, and its leaves."""
         if self._read is None:
-            proto = model_as_read(self._shell, [node for node, _ in self._graph.nodes])
-            leaves = self._graph.initializers
+            proto, leaves = self._bare(), self._graph.initializers
             if self.opset < schema.DEFAULT_OPSET:
                 proto = at_least_opset(self.to_proto(), schema.DEFAULT_OPSET)
                 leaves = import_graph(proto, leaves=leaves).initializers
             self._read = proto, leaves
         return self._read
 
-    def _check_cast(self, name: str, actual: Value, formal: Value) -> None:
-        if object in (actual.dtype, formal.dtype) or not np.can_cast(actual.dtype, formal.dtype, "same_kind"):
-            raise DTypeError(
-                f"LoadedModel: input {name!r} must be {formal}, got {actual}. Convert it with "
-                f".astype({formal.dtype.name!r}). {created_at(user_site())}"
-            )
+    def _bare(self) -> ModelProto:
+        """Return the model without the values of its initializers."""
+        return model_as_read(self._shell, [node for node, _ in self._graph.nodes])
+
+    def to_proto(self) -> ModelProto:
+        """Return the model as it was read, with today's values of its parameters and of its training state."""
+        state = self._continued.leaves if self._continued is not None else {}
+        return model_as_read(self._shell, [node for node, _ in self._graph.nodes], self._graph.initializers, state)
 
     def __repr__(self) -> str:
         """Return inputs, outputs, and how many nodes and parameters there are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class GraphReader:
         attributes: of the call, for a function's body.
         casts: by name, of values that are converted where they are read.
         layers: the layers in which the nodes are made.
+        kept: where conversions of operands are folded, as an export wrote them: names that are asked for themselves.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class GraphReader:
         attributes: Mapping[str, onnx.AttributeProto] | None = None,
         casts: Mapping[str, np.dtype[Any]] | None = None,
         layers: tuple[Any, ...] = (),
+        kept: Container[str] | None = None,
         outer: GraphReader | None = None,
     ) -> None:
         self.values = values
@@ -60,7 +62,8 @@ class GraphReader:
         self._domains = domains
         self._types = types
         self._attributes = attributes or {}
-        self._casts = casts or {}
+        self._casts = dict(casts or {})
+        self._kept = kept
         self._layers = layers
         self._outer = outer  # of a body: the reader of what is around it
         self._captured: dict[Value, Value] = {}  # of a body: what stands inside for what is outside
@@ -73,6 +76,8 @@ class GraphReader:
             ConversionError: a node reads a value that nobody wrote before, or is broken in itself.
         """
         for proto in protos:
+            if self._kept is not None and self._folds(proto):
+                continue
             node = self._node(proto)
             self._resolution.resolve(node)
             self.nodes.append((node, proto))
@@ -85,6 +90,19 @@ class GraphReader:
                     )
                 value.name = name
                 self.values[name] = value
+
+    def _folds(self, proto: onnx.NodeProto) -> bool:
+        """Take a Cast that an export wrote for an operand as the conversion that it was there, if it is one."""
+        if proto.op_type != "Cast" or "/Cast" not in proto.name or len(proto.input) != 1 or len(proto.output) != 1:
+            return False
+        (source,), (name,) = proto.input, proto.output
+        dtype = schema.dtype_of(proto.attribute[0].i) if len(proto.attribute) == 1 else None
+        if dtype is None or not name.startswith(f"{source}.{dtype.name}") or name in (self._kept or ()):
+            return False
+        if source in self._casts:
+            return False
+        self.values[name], self._casts[name] = self._value(source, proto), dtype
+        return True
 
     def _is_seen_from_inside(self, name: str) -> bool:
         """Whether the name is one of a value outside, which a body may give to a value of its own."""

@@ -176,7 +176,8 @@ class Writer:
         else:
             name = self.names.give(node.output, self._constant_name(node, reader))
         if node.note is not None:
-            self.nodes.append(constant_proto(node, name, self.names.fresh_node(node.note.name or name)))
+            node_name = node.note.name if self._in_function else self.names.fresh_node(node.note.name or name)
+            self.nodes.append(constant_proto(node, name, node_name or None))
         else:
             self._tensor(node.array, name)
 

@@ -79,11 +79,13 @@ class TreeNames:
         for node in nodes:
             if isinstance(node, Leaf):
                 continue
-            is_noted = node.note is not None and node.note.name != ""
-            base = node.note.name if node.note is not None and is_noted else self._base(node, names)
+            given = node.note.name if node.note is not None else ""
+            base = given or self._base(node, names)
             counts[base] = number = counts.get(base, 0) + 1
-            is_plain = not is_noted and not node.layers and node.origin is None and node.tag not in (BACKWARD, UPDATE)
+            is_plain = not (given or _scope(node)) and node.origin is None and node.tag not in (BACKWARD, UPDATE)
             names[node] = f"{base}{number}" if is_plain else base if number == 1 else f"{base}_{number}"
+            if given.startswith(node.op_type) and given[len(node.op_type) :].isdigit():  # a plain name of an export
+                counts[node.op_type] = max(counts.get(node.op_type, 0), int(given[len(node.op_type) :]))
         return names
 
     def _base(self, node: Node, names: dict[Node, str]) -> str:
@@ -94,8 +96,18 @@ class TreeNames:
         if node.tag == BACKWARD and node.forward is not None and node.forward in names:
             suffix = node.op_type if node.op_type == "Ones" else "Grad"
             return f"{names[node.forward]}{'.' if suffix == 'Ones' else ''}{suffix}"
-        layer = self._layers[node.layers[-1]] if node.layers else ""
+        scope = _scope(node)
+        layer = scope if isinstance(scope, str) else self._layers[scope]
         return f"{layer}/{node.op_type}" if layer else node.op_type
+
+
+def _scope(node: Node) -> Layer | str:
+    """Return the layer that made the node, "" for none; a sum of gradients of a file's node is in that one's scope."""
+    if node.layers:
+        layer: Layer = node.layers[-1]
+        return layer
+    is_sum_of_gradients = node.tag == BACKWARD and node.op_type == "Sum"
+    return node.site[0].rpartition("/")[0] if is_sum_of_gradients and node.site[1] == 0 else ""
 
 
 def _names_by_attribute(layer: Layer) -> bool:
@@ -106,7 +118,7 @@ def mutable_name(names: TreeNames, leaf: Mutable) -> str:
     """Return the name of a parameter, of a state (``dense1.w.adam_m``, ``step``), or of the learning rate."""
     if isinstance(leaf, Parameter):
         return names.parameter(leaf)
-    if isinstance(leaf, State):
+    if isinstance(leaf, State) and leaf.name is None:
         owner = leaf.owner
         if owner is None:
             return leaf.suffix

@@ -205,6 +205,12 @@ class Node:
         copy.loss, copy.reduction, copy.gradient_limits = self.loss, self.reduction, self.gradient_limits
         return copy
 
+    def stand_for(self, origin: Node) -> None:
+        """Take the place of another node in training; this one is no element of its own."""
+        self.origin = origin
+        self.depth = origin.depth
+        origin.training_copies.append(weakref.ref(self))
+
     @property
     def is_leaf(self) -> bool:
         """Whether the value comes from outside the graph: an array, a parameter, a feed."""
