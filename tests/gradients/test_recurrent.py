@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from renom_onnx.converters import vjp
-from renom_onnx.errors import GradientError
+from renom_onnx.gradients.recurrence import UNROLLED
 from tests.gradients.check import Session
 
 T, N, F, H = 4, 3, 2, 5
@@ -29,8 +29,10 @@ FUNCTIONS = {
 }
 
 
-def model_of(op_type: str, feeds: dict[str, Any], n_results: int = 3, **attributes: Any) -> onnx.ModelProto:
-    """Return the model of one node, with a symbol for the batch size."""
+def model_of(
+    op_type: str, feeds: dict[str, Any], n_results: int = 3, *, is_open: bool = False, **attributes: Any
+) -> onnx.ModelProto:
+    """Return the model of one node, with a symbol for the batch size, and for the number of steps if it is open."""
     names = [name if name in feeds else "" for name in NAMES[: 8 if op_type == "LSTM" else 6]]
     while not names[-1]:
         names.pop()
@@ -40,6 +42,7 @@ def model_of(op_type: str, feeds: dict[str, Any], n_results: int = 3, **attribut
     for name, x in feeds.items():
         element = TensorProto.INT32 if name == "lengths" else TensorProto.FLOAT
         sizes = ["N" if (name in "xhc" and i == 1) or name == "lengths" else n for i, n in enumerate(x.shape)]
+        sizes[0] = "T" if name == "x" and is_open else sizes[0]
         inputs.append(helper.make_tensor_value_info(name, element, sizes))
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results]
     graph = helper.make_graph([node], "g", inputs, outputs)
@@ -151,12 +154,13 @@ CASES = [
     ids=[f"{c[0]}-{c[1]}-{'-'.join([*c[2], *c[3]])}" for c in CASES],
 )
 @pytest.mark.parametrize("n_results", [1, 3])
+@pytest.mark.parametrize("is_open", [False, True], ids=["written out", "scan"])
 def test_gradients_are_those_of_the_formulas(
-    op_type: str, direction: str, given: tuple[str, ...], attributes: dict[str, Any], n_results: int
+    op_type: str, direction: str, given: tuple[str, ...], attributes: dict[str, Any], n_results: int, is_open: bool
 ):
     given = given if op_type == "LSTM" else tuple(name for name in given if name not in "cp")
     feeds = operands(op_type, 2 if direction == "bidirectional" else 1, given)
-    model = model_of(op_type, feeds, n_results, direction=direction, **attributes)
+    model = model_of(op_type, feeds, n_results, is_open=is_open, direction=direction, **attributes)
     got, seeds = gradients(model, feeds)
     leaves = {k: torch.tensor(v, requires_grad=v.dtype.kind == "f") for k, v in feeds.items()}
     values = dict(zip(RESULTS, written_out(op_type, leaves, direction, **attributes), strict=False))
@@ -170,7 +174,8 @@ def test_gradients_are_those_of_the_formulas(
 
 
 @pytest.mark.parametrize(("op_type", "order"), [("RNN", [0]), ("GRU", [1, 0, 2]), ("LSTM", [0, 2, 3, 1])])
-def test_gradients_are_those_of_torch_layers(op_type: str, order: list[int]):
+@pytest.mark.parametrize("is_open", [False, True], ids=["written out", "scan"])
+def test_gradients_are_those_of_torch_layers(op_type: str, order: list[int], is_open: bool):
     """PyTorch orders the gates r z n and i f g o; its GRU is the one with linear_before_reset."""
     layer = getattr(torch.nn, op_type)(F, H, bidirectional=True)
     x = torch.tensor(np.random.default_rng(0).standard_normal((T, N, F)).astype("f"), requires_grad=True)
@@ -192,7 +197,7 @@ def test_gradients_are_those_of_torch_layers(op_type: str, order: list[int]):
 
     feeds = {"x": x.detach().numpy(), **{k: v.numpy() for k, v in weights(lambda p: p.detach()).items()}}
     attributes = {"linear_before_reset": 1} if op_type == "GRU" else {}
-    model = model_of(op_type, feeds, 1, direction="bidirectional", **attributes)
+    model = model_of(op_type, feeds, 1, is_open=is_open, direction="bidirectional", **attributes)
     got, seeds = gradients(model, feeds)
     y = layer(x)[0].reshape(T, N, 2, H).permute(0, 2, 1, 3)
     y.backward(torch.tensor(seeds["y_grad"]))
@@ -201,11 +206,34 @@ def test_gradients_are_those_of_torch_layers(op_type: str, order: list[int]):
         np.testing.assert_allclose(got[f"{name}_grad"], want, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
-def test_number_of_steps_must_be_known():
-    model = model_of("RNN", operands("RNN", 1, ()), 1)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "T"
-    with pytest.raises(GradientError) as error:
-        vjp(model)
-    assert str(error.value) == (
-        "RNN: the gradient must know the number of steps T, got x is float32[T, N, 2]. Give x a fixed T in the model."
-    )
+def scans(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "Scan" for node in vjp(model, inline=True).graph.node)
+
+
+@pytest.mark.parametrize("op_type", GATES)
+def test_many_steps_go_into_a_scan(op_type: str):
+    """The cell of an LSTM is in no output, so that a Scan of its own finds it."""
+    n = 2 if op_type == "LSTM" else 1
+    x = np.zeros((UNROLLED, N, F), np.float32)
+    feeds = operands(op_type, 1, ("b",))
+    assert scans(model_of(op_type, {**feeds, "x": x})) == 0
+    assert scans(model_of(op_type, {**feeds, "x": np.concatenate([x, x[:1]])})) == n
+    assert scans(model_of(op_type, feeds, is_open=True)) == n
+
+
+@pytest.mark.parametrize("op_type", GATES)
+def test_one_trained_file_serves_sequences_of_all_lengths(op_type: str):
+    feeds = operands(op_type, 1, ("b",))
+    session, short = (Session(vjp(model_of(op_type, feeds, 1, is_open=is_open))) for is_open in (True, False))
+    seeds = {"y_grad": np.random.default_rng(1).standard_normal((T, 1, N, H)).astype("f")}
+    got, wanted = session({**feeds, **seeds}), short({**feeds, **seeds})
+    for name, value in wanted.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    padded = {
+        **feeds,
+        "x": np.concatenate([feeds["x"], feeds["x"]]),
+        "y_grad": np.pad(seeds["y_grad"], [(0, T), *[(0, 0)] * 3]),
+    }
+    longer = session(padded)
+    np.testing.assert_allclose(longer["x_grad"][:T], wanted["x_grad"], rtol=1e-4, atol=1e-5)
+    assert not longer["x_grad"][T:].any()
