@@ -316,7 +316,7 @@ def _infer(
             opset_imports=[helper.make_opsetid(op.domain, opset)],
             ir_version=DEFAULT_IR_VERSION,
         )
-    except onnx.checker.ValidationError as e:
+    except (onnx.checker.ValidationError, ValueError) as e:  # ValueError: of a broken file, a value without a type
         raise DTypeError(guard.message(op, str(e), types, site)) from e
     except (shape_inference.InferenceError, RuntimeError) as e:
         raise ShapeError(guard.message(op, str(e), types, site)) from e

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import renom_onnx as rm
-from renom_onnx.converters import lint, vjp
+from renom_onnx.converters import doctor, lint, summarize, vjp
+from renom_onnx.converters.show.page import page
 from renom_onnx.runtime import InferenceSession, TrainingSession
 from tests.converters.programs import Program, feeds
 
@@ -35,6 +36,8 @@ Batch = dict[str, Any]
 READERS: dict[str, Callable[[bytes, Batch], object]] = {
     "lint": lambda data, batch: lint(data),
     "vjp": lambda data, batch: vjp(data),
+    "doctor": lambda data, batch: str(doctor(data)),
+    "show": lambda data, batch: (str(summarize(data, training=True)), page(data)),
     "infer": lambda data, batch: InferenceSession(data, "cpu", threads=1).run({"x": batch["x"]}),
     "train": lambda data, batch: float(TrainingSession(data, "cpu", threads=1).step(batch)),
 }
