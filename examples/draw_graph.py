@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as LinePath
 
 import renom_onnx as rm
+from renom_onnx.converters.show.roles import FORWARD, GRADIENT, UPDATE, needed, roles
 
-FORWARD, GRADIENT, UPDATE = "forward", "gradient", "update"
 FILL = {FORWARD: "#d6e6f5", GRADIENT: "#fbdfc6", UPDATE: "#d8ecd1"}
 LINE = {FORWARD: "#2f6da8", GRADIENT: "#c4661f", UPDATE: "#4a8a3a"}
 AGAIN = "#a8a8a8"
@@ -68,24 +68,20 @@ class TrainingGraph:
 def read(model: onnx.ModelProto) -> TrainingGraph:
     """Return the nodes of graph and training step, each in its lane."""
     info = model.training_info[0]
-    nodes = [*model.graph.node, *info.algorithm.node]
     next_names = {binding.value for binding in info.update_binding}
     tensors = {tensor.name for tensor in [*model.graph.initializer, *info.algorithm.initializer]}
     inputs = [value.name for value in [*model.graph.input, *info.algorithm.input]]
     parameters = {binding.key for binding in info.update_binding} | tensors.intersection(inputs)
     loss = next(output.name for output in info.algorithm.output if output.name not in next_names)
-    needed = _ancestors(nodes, [loss, *next_names])
-    forward = _ancestors(nodes, [loss])
+    nodes = roles(model)
+    wanted = needed([node for node, _ in nodes], [loss, *next_names])
 
     boxes: list[Box] = []
     writers: dict[str, Box] = {}
-    for i, node in enumerate(nodes):
-        if i not in needed:
+    for i, (node, role) in enumerate(nodes):
+        if i not in wanted:
             continue
-        reads = list(dict.fromkeys(writers[name] for name in node.input if name in writers))
-        writes_next = any(name in next_names for name in node.output)
-        is_update = i not in forward and (writes_next or all(box.lane == UPDATE for box in reads))
-        box = Box(node, FORWARD if i in forward else UPDATE if is_update else GRADIENT, reads)
+        box = Box(node, role, list(dict.fromkeys(writers[name] for name in node.input if name in writers)))
         boxes.append(box)
         writers.update((name, box) for name in node.output if name)
     data = {
@@ -95,15 +91,6 @@ def read(model: onnx.ModelProto) -> TrainingGraph:
     }
     named = [output.name for output in model.graph.output] + [loss]
     return TrainingGraph(boxes, data, parameters, {name: writers[name] for name in named if name in writers})
-
-
-def _ancestors(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> set[int]:
-    names, found = set(wanted), set()
-    for i in reversed(range(len(nodes))):
-        if names.intersection(nodes[i].output):
-            found.add(i)
-            names.update(nodes[i].input)
-    return found - {""}
 
 
 def place(graph: TrainingGraph) -> None:
