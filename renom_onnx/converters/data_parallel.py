@@ -6,7 +6,7 @@ device updates its own copy of weights and state with them: the numbers of one d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from renom_onnx.converters.batch_statistics import synchronize
+from renom_onnx.converters.gradient_values import gradient_values
 from renom_onnx.converters.in_place import in_place
 from renom_onnx.converters.loss_terms import ROWS, SUM, LossTerms, loss_terms, share_gradients
 from renom_onnx.converters.stages import Stage, cut
@@ -64,10 +65,9 @@ def distribute(step: TrainingStep, *, synchronized: bool = False) -> Distributed
     if synchronized:
         synchronize(graph)
     shares = _Shares(graph)
-    gradients = _gradients(graph, step)
-    share_gradients(
-        graph, terms, {k: shares.of(k) for k in terms.kinds if k != SUM}, list(gradients.values()), changing
-    )
+    gradients = gradient_values(graph, step, batch)
+    factors = {kind: shares.of(kind) for kind in terms.kinds if kind != SUM}
+    share_gradients(graph, terms, factors, gradients, changing)
     loss, bindings = _exchange(graph, step, terms, gradients, shares, batch)
     stages = cut(graph, [loss, *bindings.values()])
     free = in_place(stages[-1].model, bindings)
@@ -115,12 +115,6 @@ class _Shares:
         return graph.op("Div", own, graph.op("Add", total, nothing), name=f"{kind}.share")
 
 
-def _gradients(graph: StepGraph, step: TrainingStep) -> dict[str, str]:
-    """Return the gradients by weight: a file calls them after the weights."""
-    made = graph.producers()
-    return {key: f"{key}.grad" for key in step.bindings if f"{key}.grad" in made}
-
-
 def _place_dropout(graph: StepGraph, batch: str) -> None:
     """Let Dropout over rows that are not those of the batch, such as (N T, F), begin at the right one too."""
     first = str(FIRST_SAMPLE.name)
@@ -139,16 +133,16 @@ def _exchange(
     graph: StepGraph,
     step: TrainingStep,
     terms: LossTerms,
-    gradients: Mapping[str, str],
+    gradients: Sequence[str],
     shares: _Shares,
     batch: Sequence[str],
 ) -> tuple[str, dict[str, str]]:
     """Sum loss, gradients and statistics over the devices; return the names of the loss and of the next values."""
     graph.infer()
-    wide = any(graph.types[name][0] == np.float64 for name in [step.loss, *gradients.values()])
+    wide = any(graph.types[name][0] == np.float64 for name in [step.loss, *gradients])
     dtype = np.dtype(np.float64 if wide else np.float32)
-    before = _needed(graph, [*gradients.values(), step.loss])
-    names = {g: graph.fresh(f"{g}.whole") for g in gradients.values()}
+    before = _needed(graph, [*gradients, step.loss])
+    names = {gradient: graph.fresh(f"{gradient}.whole") for gradient in gradients}
     for node in list(graph.nodes):
         if not before.intersection(node.output) and not names.keys().isdisjoint(node.input):
             graph.replace(node, input=[names.get(name, name) for name in node.input])
@@ -156,18 +150,16 @@ def _exchange(
     of_parts = graph.dependents(batch, through_sums=False)
     statistics = [key for key, value in bindings.items() if value in of_parts]
     for key in statistics:
-        _check_statistic(graph, step, key, gradients)
-    dims = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in step.model.graph.input}
-    values = [_as(graph, g, dtype) for g in gradients.values()]
+        _check_statistic(graph, step, key, names.values())
+    values = [_as(graph, gradient, dtype) for gradient in gradients]
     values += [_shared(graph, bindings[key], shares.of(ROWS), dtype) for key in statistics]
     values.append(_whole_loss(graph, terms, shares, dtype))
-    shapes = [dims[key] for key in [*gradients, *statistics]]
+    shapes = [graph.dims(name, "a summed value") for name in [*gradients, *statistics]]
     sums = graph.exchange(values, [*shapes, ()], dtype, is_last=True)
-    for key, total in zip([*gradients, *statistics], sums, strict=False):
-        if key in gradients:
-            _write_as(graph, total, names[gradients[key]], graph.types[gradients[key]][0])
-        else:
-            bindings[key] = _as(graph, total, graph.types[key][0], known=dtype)
+    for gradient, total in zip(gradients, sums, strict=False):
+        _write_as(graph, total, names[gradient], graph.types[gradient][0])
+    for key, total in zip(statistics, sums[len(gradients) :], strict=False):
+        bindings[key] = _as(graph, total, graph.types[key][0], known=dtype)
     return sums[-1], bindings
 
 
@@ -185,10 +177,11 @@ def _needed(graph: StepGraph, wanted: Sequence[str]) -> set[str]:
     return found
 
 
-def _check_statistic(graph: StepGraph, step: TrainingStep, key: str, gradients: Mapping[str, str]) -> None:
+def _check_statistic(graph: StepGraph, step: TrainingStep, key: str, sums: Collection[str]) -> None:
     """Raise ConversionError if a next value that reads the batch itself is no average over it."""
-    dtype = graph.types[key][0]
-    if key in gradients or np.dtype(dtype).kind != "f" or step.bindings[key] in graph.dependents(step.optional):
+    value = step.bindings[key]
+    is_average = value not in graph.dependents(sums) and value not in graph.dependents(step.optional)
+    if not is_average or np.dtype(graph.types[key][0]).kind != "f":
         raise ConversionError(
             f"several devices: the next value of {key!r} must be computed from gradients, or be an average over the "
             f"batch, got one that reads the batch itself ({type_text(*graph.types[key])}). Use one device, or write "

@@ -12,6 +12,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.runtime import Device, ParallelTrainingSession, TrainingSession
 from tests.converters.programs import LOSSES, Program, feeds
+from tests.converters.spec.test_training_info import UPDATES, batches, spec_file
 from tests.runtime.several import assert_replicas_are_equal, assert_same, g, images, labels, train
 
 
@@ -214,6 +215,26 @@ def test_two_devices_train_a_file_that_was_written_out():
         assert float(several.step(batch)) == pytest.approx(float(one.step(batch)), rel=1e-6)
 
 
+def test_gradients_are_found_by_what_they_are_where_their_names_do_not_tell():
+    model = Program("mlp", "Sgd", 18).model()
+    one, several = TrainingSession(model, "cpu"), ParallelTrainingSession(renamed(), ["cpu", "cpu"])
+    for i in range(5):
+        assert float(several.step(feeds(model, 5, i))) == pytest.approx(float(one.step(feeds(model, 5, i))), rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", UPDATES)
+def test_a_file_of_the_specification_trains_on_two_devices(optimizer: str):
+    """Its Gradient names what it likes, its optimizer updates all weights at once, and its count is read twice."""
+    one = TrainingSession(spec_file(optimizer), "cpu")
+    several = ParallelTrainingSession(spec_file(optimizer), ["cpu", "cpu"])
+    assert len(several._replicas[0]._states) == 2  # not everything can be written in place
+    for batch in batches(10):
+        assert float(several.step(batch)) == pytest.approx(float(one.step(batch)), rel=1e-5)
+    for name, value in one.parameters.items():
+        np.testing.assert_allclose(several.read(name), value, rtol=1e-4, err_msg=name)
+    assert_replicas_are_equal(several)
+
+
 def test_weights_are_written_in_place():
     model = Program("cnn", "Adam", 18).model()
     session = ParallelTrainingSession(model, ["cpu", "cpu"])
@@ -308,14 +329,14 @@ def fixed_rows() -> Any:
     return ParallelTrainingSession(model, ["cpu", "cpu"])
 
 
-def nothing_but_averages() -> Any:
-    model = Program("mlp", "Sgd", 18).model()
-    algorithm = model.training_info[0].algorithm
-    for node in algorithm.node:
+def renamed(**options: Any) -> Any:
+    """Return a file whose gradients have other names than ours."""
+    model = Program("mlp", "Sgd", 18).model(**options)
+    for node in model.training_info[0].algorithm.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
                 names[i] = name.replace(".grad", ".slope")
-    return ParallelTrainingSession(model, ["cpu", "cpu"])
+    return model
 
 
 ERRORS: dict[str, tuple[Callable[[], Any], type[rm.RenomError], str]] = {
@@ -341,7 +362,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[rm.RenomError], str]] = {
         "float32[4, 6], y of int64[4]. Use one device, or write the file with N rows.",
     ),
     "no gradients by name": (
-        nothing_but_averages,
+        lambda: ParallelTrainingSession(renamed(inline=True), ["cpu", "cpu"]),
         rm.ConversionError,
         "several devices: the next value of 'dense1.w' must be computed from gradients, or be an average over the "
         "batch, got one that reads the batch itself (float32[6, 8]). Use one device, or write the file with "
