@@ -374,6 +374,13 @@ def test_negative_sizes_never_reach_onnx(change: Callable[[onnx.ModelProto], obj
     assert str(caught.value) == message
 
 
+def test_names_that_are_no_text_are_refused():
+    data = plain_model().SerializeToString().replace(b"node", b"n\xffde")
+    with pytest.raises(rm.ConversionError) as caught:
+        rm.doctor(data)
+    assert str(caught.value) == "doctor: every name must be UTF-8 text, got b'n\\xffde' in the bytes."
+
+
 def test_only_the_named_file_is_opened(tmp_path: Path):
     folder = tmp_path / "model"
     folder.mkdir()
