@@ -142,6 +142,8 @@ class GraphReader:
             types = self._call_types(function, operands)
         else:
             types = self._output_types(proto, domain, inputs, operands, attributes, site)
+        if domain == "" and proto.op_type == "Dropout" and len(types) == 1 and inputs[2:]:
+            types.append((np.dtype(np.bool_), types[0][1]))  # what training kept, which the gradient asks for
         return Node(
             proto.op_type,
             inputs,

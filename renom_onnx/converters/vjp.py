@@ -72,7 +72,7 @@ def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = Fa
     for name, value in targets.items():
         gradient = walk.gradient(value)
         if gradient is None:
-            gradient = op.Expand(op.zero(value), op.shape_of(value))
+            gradient = op.zeros_like(value)
         if gradient.node.is_leaf or gradient in gradients:
             gradient = op.Identity(gradient)
         gradient.name = f"{name}_grad"
@@ -106,7 +106,9 @@ def _write(
     result.ClearField("training_info")
     result.ir_version = max(proto.ir_version, schema.DEFAULT_IR_VERSION)
     for (position, index), name in added.outputs.items():
-        result.graph.node[position].output[index] = name
+        outputs = result.graph.node[position].output
+        outputs.extend([""] * (index + 1 - len(outputs)))  # a Dropout that does not tell its mask has one output
+        outputs[index] = name
     result.graph.node.extend(added.nodes)
     result.graph.initializer.extend(added.initializers)
     result.graph.input.extend(value_info(names.of(v), v.dtype, v.shape) for v in seeds)
@@ -114,5 +116,7 @@ def _write(
     result.functions.extend(added.functions)
     if result.functions and all(o.domain != DOMAIN for o in result.opset_import):
         result.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    if all(o.domain not in ("", "ai.onnx") for o in result.opset_import):  # a model of other domains' operators alone
+        result.opset_import.append(helper.make_opsetid("", graph.opset))
     assert default_opset(result) == graph.opset
     return result

@@ -10,6 +10,7 @@ not_differentiable("piecewise constant", "Ceil", "Floor", "Hardmax", "Round", "S
 not_differentiable("an index, which is piecewise constant", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero")
 not_differentiable("a function of shapes only", "ConstantOfShape", "EyeLike", "Shape", "Size")
 not_differentiable("a constant", "BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "MelWeightMatrix")
+not_differentiable("piecewise constant", "Binarizer", "TreeEnsemble", domain="ai.onnx.ml")
 not_differentiable(
     "random", "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"
 )
@@ -31,6 +32,7 @@ not_differentiable(
 )
 not_differentiable("a question about its operand's type", "OptionalHasElement", "SequenceLength")
 
+refuse("it runs a body that no gradient passes yet; unroll it", "FlexAttention", domain="ai.onnx.preview")
 refuse(
     "it handles sequences or optional values, through which no gradient passes yet",
     "ConcatFromSequence",

@@ -152,7 +152,7 @@ def _scatter(op, dy, y, x, updates, gather, scatter, reduction):
     return op.Mul(share, x_hits), None, op.Mul(gather(share), u_hits)
 
 
-@gradient("OneHot")
+@gradient("OneHot", in_float32=True)
 def one_hot(op, dy, y, indices, depth, values, *, axis):
     """Y = values[0] + h (values[1] - values[0]): d_values = sums of dy (1 - h) and of dy h; none for the indices."""
     h = op.OneHot(indices, depth, op.constant([0, 1], dy.dtype), axis=axis)
@@ -189,3 +189,9 @@ def unique(op, dys, ys, x, *, axis, sorted):
     axis %= x.rank
     place = op.Unsqueeze(first, [a for a in range(x.rank) if a != axis])
     return op.shaped(op.ScatterElements(op.zeros_like(x), op.Expand(place, op.Shape(dys[0])), dys[0], axis=axis), x)
+
+
+@gradient("ArrayFeatureExtractor", domain="ai.onnx.ml", linear_in_each=True)
+def array_feature_extractor(op, dy, y, x, indices):
+    """dx = dy, added along the last axis where the indices say."""
+    return put_back(op, dy, op.Gather(positions(op, x), op.Reshape(indices, [-1]), axis=-1), x)

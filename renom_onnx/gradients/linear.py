@@ -67,7 +67,7 @@ def einsum(op, dy, y, *xs, equation):
         left, right = ",".join(t for t, _ in operands), "".join(label for label in labels if label in found)
         g = op.Einsum(*(v for _, v in operands), equation=f"{left}->{dots}{right}")
         missing = [k - len(labels) for k, label in enumerate(labels) if label not in found]
-        gradients.append(op.Expand(op.Unsqueeze(g, missing), op.shape_of(x)) if missing else g)
+        gradients.append(op.expand_like(op.Unsqueeze(g, missing), x) if missing else g)
     return gradients
 
 

@@ -27,12 +27,6 @@ def _through(op, g, u, r, axes, *, centered=True):
     return op.Mul(r, op.Sub(g, op.Mul(u, along)))
 
 
-def _wide(op, *values):
-    """Return the values in float32 at least, in which statistics are taken."""
-    narrow = [value is not None and value.dtype.itemsize < 4 for value in values]
-    return [op.Cast(v, to=np.float32) if n else v for v, n in zip(values, narrow, strict=True)]
-
-
 def _axes_from(op, x, axis):
     """Return the axes from ``axis`` on."""
     if x.rank is not None:
@@ -48,13 +42,13 @@ def _share(op, d, x, y):
     return op.Div(d, op.Cast(n, to=d.dtype))
 
 
-@gradient("LayerNormalization", all_outputs=True)
+@gradient("LayerNormalization", all_outputs=True, in_float32=True)
 def layer_normalization(op, dys, ys, x, scale, b=None, *, axis, epsilon):
     """dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = dy u; db = dy; arXiv:1607.06450.
 
     Through the outputs mean and r: d_mean / n - d_r r² u / n.
     """
-    dy, x, scale = _wide(op, dys[0], x, scale)
+    dy = dys[0]
     axes = _axes_from(op, x, axis)
     one = op.constant(np.ones([1]), x.dtype)
     u, _, r = op.LayerNormalization(x, one, axis=axis, epsilon=epsilon, outputs=3)
@@ -68,32 +62,29 @@ def layer_normalization(op, dys, ys, x, scale, b=None, *, axis, epsilon):
     return dx, None if dy is None else op.Mul(dy, u), dy
 
 
-@gradient("RMSNormalization")
+@gradient("RMSNormalization", in_float32=True)
 def rms_normalization(op, dy, y, x, scale, *, axis, epsilon):
     """dx = r (g - u mean(g u)), g = dy scale; d_scale = dy u; arXiv:1910.07467."""
-    dy, x, scale = _wide(op, dy, x, scale)
     axes = _axes_from(op, x, axis)
     u, r = _standardized(op, x, axes, epsilon, centered=False)
     return _through(op, op.Mul(dy, scale), u, r, axes, centered=False), op.Mul(dy, u)
 
 
-@gradient("InstanceNormalization")
+@gradient("InstanceNormalization", in_float32=True)
 def instance_normalization(op, dy, y, x, scale, b, *, epsilon):
     """dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum of dy u; db = sum of dy; arXiv:1607.08022."""
-    dy, x, scale = _wide(op, dy, x, scale)
     flat, dy = (op.Reshape(v, [0, 0, -1]) for v in (x, dy))
     u, r = _standardized(op, flat, [-1], epsilon)
     dx = _through(op, op.Mul(dy, op.Unsqueeze(scale, [1])), u, r, [-1])
     return op.reshape_like(dx, x), op.ReduceSum(op.Mul(dy, u), [0, 2], keepdims=0), op.ReduceSum(dy, [0, 2], keepdims=0)
 
 
-@gradient("GroupNormalization")
+@gradient("GroupNormalization", in_float32=True)
 def group_normalization(op, dy, y, x, scale, b, *, num_groups, epsilon):
     """dx = r (g - mean g - u mean(g u)) in each group, g = dy scale; d_scale = sum of dy u; arXiv:1803.08494.
 
     Up to opset 20 there is one scale for each group, from 21 on one for each channel.
     """
-    dy, x, scale = _wide(op, dy, x, scale)
     groups = [0, num_groups, -1]
     scaled = op.vector([0], op.size_of(x, [1]), [-1]) if op.opset >= 21 else groups
     u, r = _standardized(op, op.Reshape(x, groups), [-1], epsilon)
@@ -103,7 +94,7 @@ def group_normalization(op, dy, y, x, scale, b, *, num_groups, epsilon):
     return dx, op.ReduceSum(op.Mul(dy, u_scaled), [0, 2], keepdims=0), op.ReduceSum(dy, [0, 2], keepdims=0)
 
 
-@gradient("MeanVarianceNormalization")
+@gradient("MeanVarianceNormalization", in_float32=True)
 def mean_variance_normalization(op, dy, y, x, *, axes):
     """y = (x - mean) / d, d = s + 1e-9, s² the variance: dx = (dy - mean dy - u mean(dy y)) / d, u = (x - mean) / s."""
     shifted = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
@@ -114,14 +105,13 @@ def mean_variance_normalization(op, dy, y, x, *, axes):
     return op.Div(g, safe)
 
 
-@gradient("BatchNormalization", all_outputs=True)
+@gradient("BatchNormalization", all_outputs=True, in_float32=True)
 def batch_normalization(op, dys, ys, x, scale, b, mean, var, *, epsilon, momentum, training_mode):
     """dx = dy scale r; in training dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum of dy u.
 
     In inference, d_mean = -sum of dy scale r and d_var = -sum of dy u scale r² / 2. In training the statistics that go
     in only reach the running ones that come out, of which y is independent. Source: arXiv:1502.03167.
     """
-    x, scale, mean, var, *dys = _wide(op, x, scale, mean, var, *dys)
     rows = _Channels(op, x)
     if training_mode:
         return _batch_statistics(op, rows, dys, x, scale, mean, epsilon, momentum)
@@ -172,7 +162,7 @@ class _Channels:
         return value if self._is_matrix else self._op.Unsqueeze(value, self._later)
 
 
-@gradient("LRN")
+@gradient("LRN", in_float32=True)
 def lrn(op, dy, y, x, *, size, alpha, beta, bias):
     """y = x s^-beta, s = bias + alpha / size (sum of x² over size channels): dx = dy s^-beta - 2 alpha beta / size x c,
 

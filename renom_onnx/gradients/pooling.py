@@ -64,7 +64,7 @@ def _scatter(op, dy, indices, x):
     return op.reshape_like(flat if dtype == x.dtype else op.Cast(flat, to=x.dtype), x)
 
 
-@gradient("MaxUnpool")
+@gradient("MaxUnpool", linear_in_each=True)
 def max_unpool(op, dy, y, x, indices, output_shape=None):
     """dx = dy at the indices, which count the elements of the whole tensor."""
     return op.Gather(op.Reshape(dy, [-1]), indices)

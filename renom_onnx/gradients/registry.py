@@ -36,6 +36,7 @@ class Gradient:
     all_outputs: bool = False
     linear_in_each: bool = False
     is_straight_through: bool = False
+    in_float32: bool = False
     reads: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
     attribute_names: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ def gradient(
     all_outputs: bool = False,
     linear_in_each: bool = False,
     is_straight_through: bool = False,
+    in_float32: bool = False,
     reads: tuple[int, ...] = (),
     settings: tuple[int, ...] = (),
     in_bfloat16: bool = False,
@@ -70,6 +72,8 @@ def gradient(
         linear_in_each: the operator is linear in each input, so the checker uses step 1 and expects exact results.
         is_straight_through: the rule takes rounding for the identity, and passes gradients through integers: what
             training with quantized values does.
+        in_float32: the rule computes in float32 at least, and its results are converted back: statistics over many
+            elements, and operators whose float16 or bfloat16 form is made of others that have none.
         reads: positions of inputs whose value the rule reads (`known_array`) if it is a constant of a few numbers; the
             body is then written for this value. Small int64 constants can be read anyway.
         settings: the same for inputs that are no data (scales, a ratio) and have no gradient; static ones count too.
@@ -98,6 +102,7 @@ def gradient(
                     all_outputs=all_outputs,
                     linear_in_each=linear_in_each,
                     is_straight_through=is_straight_through,
+                    in_float32=in_float32,
                     reads=reads,
                     settings=settings,
                     in_bfloat16=in_bfloat16,

@@ -1,13 +1,23 @@
 """Gradients of softmax and its logarithm. Operators: https://onnx.ai/onnx/operators/."""
 
+import numpy as np
+
 from renom_onnx.gradients.registry import gradient
 
 
 @gradient("Softmax")
 def softmax(op, dy, y, x, *, axis):
-    """dx = y (dy - sum over axis of dy y)."""
+    """dx = y (dy - sum over axis of dy y); 0 where y is NaN, in rows that a mask covers wholly."""
+    y = _without_nan(op, y)
     total = op.ReduceSum(op.Mul(dy, y), [axis], keepdims=1)
     return op.Mul(y, op.Sub(dy, total))
+
+
+def _without_nan(op, y):
+    """Return y, which is 0 or more, with 0 for NaN: models hide it by Where, but 0 * NaN would be in the gradient."""
+    if y.dtype == np.float64:  # for which onnxruntime's CPU provider has no ThresholdedRelu
+        return op.Where(op.IsNaN(y), op.zero(y), y)
+    return op.ThresholdedRelu(y, alpha=0.0)  # NaN is not above 0; Where takes many times as long
 
 
 @gradient("LogSoftmax")

@@ -53,6 +53,9 @@ def _sum(op: Builder, g: Value, axes: list[int]) -> Value:
 
 def _at_run_time(op: Builder, g: Value, x: Value) -> Value:
     """Sum over the axes where x has size 1 and g has not, compared by Shape."""
+    if g.dtype.name == "bfloat16":  # for which onnxruntime's CPU provider has no ReduceSum
+        narrow: Value = op.Cast(_at_run_time(op, op.Cast(g, to=np.float32), x), to=g.dtype)
+        return narrow
     shape = op.Shape(x)
     lead = op.Expand(op.constant([1], np.int64), op.Sub(op.Shape(op.Shape(g)), op.Shape(shape)))
     padded = op.Concat(lead, shape, axis=0)

@@ -213,9 +213,14 @@ class Builder:
 
     def expand_like(self, value: Value, like: Value) -> Value:
         """Return ``value`` repeated to the shape of ``like``."""
+        if value.dtype.name == "bfloat16":  # for which onnxruntime's CPU provider has no Expand
+            wide = self.Expand(self.Cast(value, to=np.float32), self.shape_of(like))
+            return self.shaped(self.Cast(wide, to=value.dtype), like)
         return self.shaped(self.Expand(value, self.shape_of(like)), like)
 
     def zeros_like(self, like: Value) -> Value:
         """Return zeros of the type and shape of ``like``."""
-        zero = np.zeros(1, like.dtype)
-        return self.shaped(self.ConstantOfShape(self.shape_of(like), value=zero), like)
+        is_bfloat16 = like.dtype.name == "bfloat16"  # which ConstantOfShape takes from opset 20 on
+        zero = np.zeros(1, np.float32 if is_bfloat16 else like.dtype)
+        zeros = self.ConstantOfShape(self.shape_of(like), value=zero)
+        return self.shaped(self.Cast(zeros, to=like.dtype) if is_bfloat16 else zeros, like)

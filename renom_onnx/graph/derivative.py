@@ -273,6 +273,9 @@ def _apply_rule(
     operator = schema.operator(node.op_type, node.opset, node.domain)
     values = schema.attributes_with_defaults(operator, node.attributes)
     attributes = {name: values.get(name) for name in entry.attribute_names}
+    if entry.in_float32:
+        dys, xs = [_widened(op, dy) for dy in dys], [_widened(op, x) for x in xs]
+        ys = [_widened(op, y) for y in ys]
     if entry.all_outputs:
         result = entry.rule(op, tuple(dys), tuple(ys), *xs, **attributes)
     else:
