@@ -24,7 +24,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = terminalreporter.stats.get("passed", [])
+    reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("skipped", [])]
     if any(key == "proved" for report in reports for key, _ in getattr(report, "user_properties", ())):
         from tests.gradients.summary import summary
 

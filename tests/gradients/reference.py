@@ -1,94 +1,113 @@
-"""What onnx 1.23's reference gets wrong, mended, so that it can be the oracle."""
+"""The oracle of the gradient check: a model in float64, computed by `onnx.reference.ReferenceEvaluator`."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops import op_erf, op_loop, op_lp_normalization, op_scan
+from onnx import TensorProto, helper, numpy_helper
 
-Array = np.ndarray[Any, Any]
+from tests.gradients.corrected import Array, corrected_reference, evaluator
 
+Feeds = Mapping[str, Array]
 
-class Scan(op_scan.Scan):
-    """The reference's Scan, which knows no axes and directions, over what was turned before and is turned after it."""
-
-    op_domain = ""
-
-    def __init__(self, onnx_node: onnx.NodeProto, run_params: dict[str, Any]) -> None:
-        plain = onnx.NodeProto()
-        plain.CopyFrom(onnx_node)
-        del plain.attribute[:]
-        plain.attribute.extend(a for a in onnx_node.attribute if not a.name.startswith("scan_"))
-        super().__init__(plain, run_params)
-        self._turns = {a.name: list(a.ints) for a in onnx_node.attribute if a.name.startswith("scan_")}
-
-    def _run(self, *args: Any, **attributes: Any) -> tuple[Array, ...]:
-        n = len(args) - self.num_scan_inputs
-        scanned = [
-            np.flip(x, 0) if direction else x
-            for x, axis, direction in self._each("input", args[n:])
-            for x in [np.moveaxis(x, axis, 0)]
-        ]
-        plain = {name: None if name.startswith("scan_") else value for name, value in attributes.items()}
-        made = super()._run(*args[:n], *scanned, **plain)
-        stacked = [
-            np.moveaxis(np.flip(y, 0) if direction else y, 0, axis)
-            for y, axis, direction in self._each("output", made[n:])
-        ]
-        return (*made[:n], *stacked)
-
-    def _each(self, kind: str, values: Any) -> Iterator[tuple[Array, int, int]]:
-        axes, directions = (self._turns.get(f"scan_{kind}_{what}") for what in ("axes", "directions"))
-        zeros = [0] * len(values)
-        yield from zip(values, axes or zeros, directions or zeros, strict=True)
+FLOATS = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.DOUBLE: np.dtype(np.float64),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+_TYPE_ATTRIBUTES = {"to", "dtype", "stash_type", "output_dtype", "output_datatype", "softmax_precision"}
+_FLOAT32_BY_DEFAULT = {"GroupNormalization": "stash_type", "MelWeightMatrix": "output_datatype"}
 
 
-class Loop(op_loop.Loop):
-    """The reference's Loop, which takes an absent condition for false."""
-
-    op_domain = ""
-
-    def _run(self, m: Any, cond: Any, *args: Any, **attributes: Any) -> tuple[Array, ...]:
-        with mock.patch.object(op_loop, "np", _Stacking()):
-            made: tuple[Array, ...] = super()._run(m, np.array(True) if cond is None else cond, *args, **attributes)
-        return made
+class UncheckableError(Exception):
+    """The model is outside what this check can say something about; the message says why."""
 
 
-class _Stacking:
-    """NumPy for the reference's Loop, which joins what the steps give out along the first axis that they have."""
-
-    vstack = staticmethod(np.stack)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+def is_float(array: Any) -> bool:
+    """Whether it is an array of floats of 16 bits or more."""
+    return isinstance(array, np.ndarray) and array.dtype in FLOATS.values()
 
 
-def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    """Return the reference's evaluator with Scan and Loop mended."""
-    return ReferenceEvaluator(model, new_ops=[Scan, Loop])
+def wide(feeds: Feeds) -> dict[str, Array]:
+    """Return the feeds in float64."""
+    return {name: x.astype(np.float64) if is_float(x) else x for name, x in feeds.items()}
 
 
-def _erf(_: Any, x: Array) -> tuple[Array]:
-    return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
+def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with every float type of 16 bits or more replaced by double, in bodies of control flow too."""
+    return in_type(model, TensorProto.DOUBLE)
 
 
-def _lp_normalization(node: Any, x: Array, **_: Any) -> tuple[Array]:
-    norm = np.linalg.norm(x, node.p, node.axis, keepdims=True)
-    return (np.where(norm == 0, 0, x / norm),)
+def in_type(model: onnx.ModelProto, element: int) -> onnx.ModelProto:
+    """Return the model with every float type of 16 bits or more replaced by another one."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    _convert_graph(changed.graph, element)
+    for function in changed.functions:
+        for node in function.node:
+            _convert_node(node, element)
+    return changed
 
 
-@contextlib.contextmanager
-def corrected_reference() -> Iterator[None]:
-    """Mend two operators: Erf, which rounds to float32, and the norm for p = 1, which lacks the absolute value."""
-    with (
-        mock.patch.object(op_erf.Erf, "_run", _erf),
-        mock.patch.object(op_lp_normalization.LpNormalization, "_run", _lp_normalization),
-    ):
-        yield
+def _convert_graph(graph: onnx.GraphProto, element: int) -> None:
+    for info in [*graph.input, *graph.output, *graph.value_info]:
+        _convert_type(info.type, element)
+    for tensor in graph.initializer:
+        tensor.CopyFrom(_converted(tensor, element))
+    for node in graph.node:
+        _convert_node(node, element)
+
+
+def _convert_type(proto: onnx.TypeProto, element: int) -> None:
+    kind = proto.WhichOneof("value")
+    if kind == "tensor_type" and proto.tensor_type.elem_type in FLOATS:
+        proto.tensor_type.elem_type = element
+    elif kind in {"sequence_type", "optional_type"}:
+        _convert_type(getattr(proto, kind).elem_type, element)
+
+
+def _convert_node(node: onnx.NodeProto, element: int) -> None:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            _convert_graph(attribute.g, element)
+        elif attribute.type == onnx.AttributeProto.TENSOR:
+            attribute.t.CopyFrom(_converted(attribute.t, element))
+        elif attribute.name in _TYPE_ATTRIBUTES and attribute.i in FLOATS:
+            attribute.i = element
+        elif node.op_type == "Constant" and attribute.name in {"value_float", "value_floats"}:
+            value = np.array(helper.get_attribute_value(attribute), FLOATS[element])
+            attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
+    if node.op_type == "ConstantOfShape" and not node.attribute:
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, FLOATS[element]))))
+    name = _FLOAT32_BY_DEFAULT.get(node.op_type)
+    if element == TensorProto.DOUBLE and name is not None and all(a.name != name for a in node.attribute):
+        node.attribute.append(helper.make_attribute(name, element))
+
+
+def _converted(tensor: onnx.TensorProto, element: int) -> onnx.TensorProto:
+    if tensor.data_type not in FLOATS:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(FLOATS[element]), tensor.name)
+
+
+class Reference:
+    """The model in float64."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._evaluator = evaluator(in_float64(model))
+        self.names = [output.name for output in model.graph.output]
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        with corrected_reference(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            try:
+                outputs = self._evaluator.run(None, wide(feeds))
+            except Exception as e:
+                raise UncheckableError(f"the reference does not compute it in float64: {type(e).__name__}: {e}") from e
+        return dict(zip(self.names, outputs, strict=True))

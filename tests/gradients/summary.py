@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable
 from typing import Any
 
 from renom_onnx.gradients import entries, find
 from renom_onnx.graph.schema import has_body, operator_names
-from tests.gradients.cases import NEWEST_OPSET
+from tests.gradients.cases import NEWEST_OPSET, all_node_tests, node_tests
+from tests.gradients.verdicts import exceptions, must_be_constant, must_prove
 
 
 def summary(reports: Iterable[Any]) -> list[str]:
-    """Return the lines that say which operators the reports prove."""
-    found: dict[str, set[str]] = {"proved": set(), "reasoned": set(), "redrawn": set()}
+    """Return the lines that say which operators and which of ONNX's node tests the reports prove."""
+    found: dict[str, set[str]] = collections.defaultdict(set)
     for report in reports:
         for key, value in getattr(report, "user_properties", ()):
-            if key in found:
-                found[key].add(value)
+            found[key].add(value)
+    return [*_of_operators(found), *_of_node_tests(found)]
+
+
+def _of_operators(found: dict[str, set[str]]) -> list[str]:
     own = [entry for entry in entries() if entry.domain == ""]
     reasons = {entry.op_type for entry in own if entry.rule is None and not entry.is_refused}
     refused = {entry.op_type for entry in own if entry.is_refused}
     names = operator_names(NEWEST_OPSET)
     bodies = {name for name in names if find(name) is None and has_body(name, NEWEST_OPSET)}
     rules = {entry.op_type for entry in own if entry.rule is not None} | bodies
+    proved = found["proved"] & rules
     missing = [name for name in names if name not in rules | reasons | refused]
-    unproved = sorted(rules - found["proved"])
     return [
-        f"{len(found['proved'])} operators proved, {len(unproved)} differentiable but unproved: {_list(unproved)}",
+        f"{len(proved)} operators proved, {len(rules - proved)} differentiable but unproved: {_list(rules - proved)}",
         f"{len(reasons)} with a reason, {len(reasons & found['reasoned'])} of them seen constant",
-        f"{len(bodies)} through the body in their schema: {_list(sorted(bodies))}",
-        f"{len(refused)} refused with a reason: {_list(sorted(refused))}",
+        f"{len(bodies)} through the body in their schema: {_list(bodies)}",
+        f"{len(refused)} refused with a reason: {_list(refused)}",
         f"{len(missing)} without any of these: {_list(missing)}",
+        f"{len(found['second order'])} operators with the gradient of their gradient proved",
+        f"{len(found['version'])} versions of operators proved, {len(found['type'])} pairs of operator and float type",
         f"{len(found['redrawn'])} cases moved off a kink or jump of their sample point",
     ]
 
 
+def _of_node_tests(found: dict[str, set[str]]) -> list[str]:
+    """Count ONNX's node tests; one that is neither proved nor excused nor beyond onnxruntime is missing."""
+    verdicts = {case.name for case in must_prove()} & found["node test"]
+    constant = {case.name for case in must_be_constant()} & found["constant node test"]
+    excused = {case.name for case in exceptions()} & {name.split(":")[0] for name in found["node test"]}
+    missing = set(node_tests()) - verdicts - constant - excused - found["not run"]
+    reasons = collections.Counter(name.partition(": ")[2] for name in found["node test"] if ": " in name)
+    return [
+        f"ONNX's node tests: {len(all_node_tests())}, {len(node_tests())} of them with a float input, "
+        f"{len(found['not run'])} of these not run by onnxruntime's CPU provider",
+        f"of the rest {len(verdicts)} proved, {len(constant)} constant, {len(excused)} excused, {len(missing)} missing",
+        *(f"  {count} excused: {why}" for why, count in reasons.most_common()),
+    ]
+
+
 def _list(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    return ", ".join(sorted(names)) or "none"

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 
 from renom_onnx.converters import vjp
 from tests.gradients.cases import Case, case_of, known
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4))
 TIES = np.array([[1, 3, 3, 2], [3, 1, 1, 3], [0, 0, 0, 0]], float)

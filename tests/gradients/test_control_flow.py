@@ -14,7 +14,8 @@ from renom_onnx.converters import lint, to_training_onnx, vjp
 from renom_onnx.errors import GradientError
 from renom_onnx.runtime import TrainingSession
 from tests.gradients.cases import NEWEST_OPSET, at_opset, node_tests
-from tests.gradients.check import Session, check_gradient
+from tests.gradients.check import check_gradient
+from tests.gradients.session import Session
 from tests.gradients.test_rules import with_free_names
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from renom_onnx.converters import vjp
 from renom_onnx.errors import GradientError
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 from tests.gradients.window_case import (
     Array,
     assert_gradients,

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 from hypothesis import assume, given, strategies as st
 
 from renom_onnx.converters import vjp
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 from tests.gradients.window_case import (
     Array,
     assert_gradients,

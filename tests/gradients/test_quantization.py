@@ -10,7 +10,7 @@ import torch
 
 from renom_onnx.converters import vjp
 from tests.gradients.cases import case_of
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 
 X = np.random.default_rng(0).standard_normal((4, 3, 5)) * 3
 Record = Callable[[str, str], None]

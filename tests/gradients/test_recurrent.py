@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from renom_onnx.converters import vjp
 from renom_onnx.gradients.recurrence import UNROLLED
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 
 T, N, F, H = 4, 3, 2, 5
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}

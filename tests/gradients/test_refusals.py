@@ -8,13 +8,11 @@ import pytest
 
 from renom_onnx.converters import vjp
 from renom_onnx.errors import GradientError
+from renom_onnx.graph.backward import reverse_walk
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.node import Input
 
-TRUE = "t = Constant<value = bool {1}>()"
 REFUSALS = {
-    f"x: float[N, 3] | {TRUE} y = Dropout(x, , t)": (
-        "Dropout: a node in training mode must say in its output mask which elements were kept, got none. Give it its "
-        "second output."
-    ),
     "x: float[N, 3] | s = SequenceConstruct(x) i = Constant<value = int64 {0}>() y = SequenceAt(s, i)": (
         "SequenceAt: there is no gradient rule (it handles sequences or optional values, through which no gradient "
         "passes yet), but an output depends on x through it. Freeze what lies before it, or register a rule with "
@@ -42,6 +40,18 @@ def test_refusal_says_why(program: str):
     assert str(error.value) == REFUSALS[program]
 
 
+def test_dropout_of_elements_must_give_its_mask():
+    op = Builder(18)
+    x, dy = (Input(np.dtype(np.float32), ("N", 3), name=name).output for name in ("x", "dy"))
+    y = op.Dropout(x, None, op.constant(True))
+    with pytest.raises(GradientError) as error:
+        reverse_walk([(y, dy)], opset=18, wanted=[x])
+    assert str(error.value) == (
+        "Dropout: a node in training mode must say in its output mask which elements were kept, got none. Give it its "
+        "second output."
+    )
+
+
 def _operands(text: str) -> list[tuple[str, str]]:
     """Return names and types of ``x: float[N, 3], s: int64[4]``."""
     parts = [part.split(": ") for part in text.replace("], ", "]; ").split("; ")]
@@ -57,3 +67,24 @@ def test_settings_that_are_initializers_are_read():
     for name, value in (("r", np.array(0.5, "f")), ("t", np.array(False))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     assert not {"Mul", "Where"}.intersection(node.op_type for node in vjp(model, "x", inline=True).graph.node)
+
+
+def test_the_mask_that_dropout_does_not_give_is_asked_for():
+    body = "t = Constant<value = bool {1}>() y = Dropout(x, , t)"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 18]> f (float[N, 3] x) => (float[N, 3] y) {{ {body} }}'
+    )
+    nodes = vjp(model).graph.node
+    assert [list(node.output) for node in nodes if node.op_type == "Dropout"] == [["y", "y:1"]]
+    assert next(node.input[3] for node in nodes if node.op_type == "DropoutGrad") == "y:1"
+
+
+def test_an_output_that_the_model_skips_can_be_read_by_the_gradient():
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 18]> f (float[1, 1, 4, 4] x) => (float[1, 1, 3, 3] y) '
+        "{ y, i = MaxPool<kernel_shape = [2, 2]>(x) }"
+    )
+    model.graph.node[0].output[1] = ""
+    gradient = vjp(model)
+    onnx.checker.check_model(gradient, full_check=True)
+    assert gradient.graph.node[0].output[1] == "y:1"

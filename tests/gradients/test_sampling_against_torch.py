@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from renom_onnx.converters import vjp
 from tests.gradients.cases import Case, at_opset, case_of, known
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 from tests.gradients.test_against_torch import assert_same
 
 RNG = np.random.default_rng(0)

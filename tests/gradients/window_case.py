@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 from onnx import TensorProto, helper
 
 from renom_onnx.converters import vjp
-from tests.gradients.check import Session
+from tests.gradients.session import Session
 
 Array = np.ndarray[Any, Any]
 Ints = Sequence[int]
