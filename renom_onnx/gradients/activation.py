@@ -42,7 +42,7 @@ def thresholded_relu(op, dy, y, x, *, alpha):
     return op.Mul(dy, _mask(op, op.Greater(x, alpha), dy))
 
 
-@gradient("Shrink", in_float32=True)
+@gradient("Shrink")
 def shrink(op, dy, y, x, *, lambd):
     """dx = dy [|x| > lambd]."""
     return op.Mul(dy, _mask(op, op.Greater(op.Abs(x), lambd), dy))
@@ -67,7 +67,7 @@ def _elu_slope(op, dy, x, alpha):
     return op.Add(op.Mul(slope, alpha), op.Mul(_mask(op, op.Greater(x, 0), dy), 1 - alpha))
 
 
-@gradient("Celu", in_float32=True)
+@gradient("Celu")
 def celu(op, dy, y, x, *, alpha):
     """dx = dy exp(min(x, 0) / alpha)."""
     return op.Mul(dy, op.Exp(op.Mul(op.Min(x, op.zero(x)), 1 / alpha)))

@@ -168,7 +168,7 @@ def where(op, dy, y, condition, a, b):
     return None, op.Mul(dy, chosen), op.Mul(dy, op.Sub(op.constant(1, dy.dtype), chosen))
 
 
-@gradient("Range", in_float32=True)
+@gradient("Range")
 def range_(op, dy, y, start, limit, delta):
     """y_i = start + i delta: d_start = sum of dy, d_delta = sum of i dy; none for the limit."""
     n = op.Squeeze(op.Shape(dy), [0])

@@ -152,7 +152,7 @@ def _scatter(op, dy, y, x, updates, gather, scatter, reduction):
     return op.Mul(share, x_hits), None, op.Mul(gather(share), u_hits)
 
 
-@gradient("OneHot", in_float32=True)
+@gradient("OneHot")
 def one_hot(op, dy, y, indices, depth, values, *, axis):
     """Y = values[0] + h (values[1] - values[0]): d_values = sums of dy (1 - h) and of dy h; none for the indices."""
     h = op.OneHot(indices, depth, op.constant([0, 1], dy.dtype), axis=axis)

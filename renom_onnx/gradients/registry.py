@@ -36,12 +36,12 @@ class Gradient:
     all_outputs: bool = False
     linear_in_each: bool = False
     is_straight_through: bool = False
-    in_float32: bool = False
     reads: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
     attribute_names: tuple[str, ...] = ()
     takes_optional: bool = True
     in_bfloat16: bool = False
+    in_float32: bool = False
 
     @property
     def doc(self) -> str:
@@ -58,10 +58,10 @@ def gradient(
     all_outputs: bool = False,
     linear_in_each: bool = False,
     is_straight_through: bool = False,
-    in_float32: bool = False,
     reads: tuple[int, ...] = (),
     settings: tuple[int, ...] = (),
     in_bfloat16: bool = False,
+    in_float32: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Register a gradient rule for one operator, or for several that share it.
 
@@ -72,13 +72,12 @@ def gradient(
         linear_in_each: the operator is linear in each input, so the checker uses step 1 and expects exact results.
         is_straight_through: the rule takes rounding for the identity, and passes gradients through integers: what
             training with quantized values does.
-        in_float32: the rule computes in float32 at least, and its results are converted back: statistics over many
-            elements, and operators whose float16 or bfloat16 form is made of others that have none.
         reads: positions of inputs whose value the rule reads (`known_array`) if it is a constant of a few numbers; the
             body is then written for this value. Small int64 constants can be read anyway.
         settings: the same for inputs that are no data (scales, a ratio) and have no gradient; static ones count too.
         in_bfloat16: the body is made of operators that onnxruntime's CUDA provider computes in bfloat16; other rules
             are given such operands in float32.
+        in_float32: operands in float16 are given in float32 too: statistics over many elements.
 
     Raises:
         GradientError: the operator has a rule already.
@@ -102,10 +101,10 @@ def gradient(
                     all_outputs=all_outputs,
                     linear_in_each=linear_in_each,
                     is_straight_through=is_straight_through,
-                    in_float32=in_float32,
                     reads=reads,
                     settings=settings,
                     in_bfloat16=in_bfloat16,
+                    in_float32=in_float32,
                     attribute_names=names,
                 )
             )

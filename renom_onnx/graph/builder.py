@@ -213,9 +213,6 @@ class Builder:
 
     def expand_like(self, value: Value, like: Value) -> Value:
         """Return ``value`` repeated to the shape of ``like``."""
-        if value.dtype.name == "bfloat16":  # for which onnxruntime's CPU provider has no Expand
-            wide = self.Expand(self.Cast(value, to=np.float32), self.shape_of(like))
-            return self.shaped(self.Cast(wide, to=value.dtype), like)
         return self.shaped(self.Expand(value, self.shape_of(like)), like)
 
     def zeros_like(self, like: Value) -> Value:

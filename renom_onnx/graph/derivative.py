@@ -238,9 +238,9 @@ def _differentiate(
     entry = find(node.op_type, node.domain)
     if entry is None:
         return gradients_through(op, expand(op, node, xs), dys, xs)
-    if _in_bfloat16(ys[0]) and not entry.in_bfloat16:
-        dys, xs = ([_widened(op, v) for v in values] for values in (dys, xs))
-        ys = [op.Cast(y, to=np.float32) if _in_bfloat16(y) else y for y in ys]
+    narrow = {*([] if entry.in_bfloat16 else ["bfloat16"]), *(["float16"] if entry.in_float32 else [])}
+    dys, xs = [_widened(op, dy, narrow) for dy in dys], [_widened(op, x, narrow) for x in xs]
+    ys = [_widened(op, y, narrow) for y in ys]
     first = next(dy for dy in dys if dy is not None)
     if entry.is_straight_through or attribute_bodies(node.attributes):  # of several types
         return _apply_rule(op, entry, node, dys, ys, xs)
@@ -258,12 +258,9 @@ def _differentiate(
     return _apply_rule(op, entry, node, dys, ys, xs)
 
 
-def _in_bfloat16(value: Value) -> bool:
-    return value.dtype.name == "bfloat16"
-
-
-def _widened(op: Builder, value: Value | None) -> Value | None:
-    return op.Cast(value, to=np.float32) if value is not None and _in_bfloat16(value) else value
+def _widened(op: Builder, value: Any, narrow: Collection[str]) -> Any:
+    """Return a value of one of these types in float32."""
+    return op.Cast(value, to=np.float32) if value is not None and value.dtype.name in narrow else value
 
 
 def _apply_rule(
@@ -273,9 +270,6 @@ def _apply_rule(
     operator = schema.operator(node.op_type, node.opset, node.domain)
     values = schema.attributes_with_defaults(operator, node.attributes)
     attributes = {name: values.get(name) for name in entry.attribute_names}
-    if entry.in_float32:
-        dys, xs = [_widened(op, dy) for dy in dys], [_widened(op, x) for x in xs]
-        ys = [_widened(op, y) for y in ys]
     if entry.all_outputs:
         result = entry.rule(op, tuple(dys), tuple(ys), *xs, **attributes)
     else:
