@@ -34,6 +34,13 @@ class Addition:
     functions: list[onnx.FunctionProto]
     outputs: dict[tuple[int, int], str]
 
+    def name_outputs(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Let the graph's nodes write what they skip and the new nodes read, such as the mask of a Dropout."""
+        for (position, index), name in self.outputs.items():
+            outputs = nodes[position].output
+            outputs.extend([""] * (index + 1 - len(outputs)))
+            outputs[index] = name
+
 
 def addition(
     graph: ImportedGraph,

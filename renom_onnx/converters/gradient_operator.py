@@ -118,8 +118,7 @@ class GradientLowering:
             imported.outputs[output] = value
         wanted = [imported.outputs[output] for output in gradient.outputs.values()]
         added = addition(imported, wanted, self._names, functions_of(self._model))
-        for (at, index), name in added.outputs.items():
-            part[at].output[index] = name
+        added.name_outputs(part)
         made = needed([*copies, *added.nodes], gradient.outputs.values())
         replace_all(graph.node, [*graph.node[:position], *made, *graph.node[position + 1 :]])
         graph.initializer.extend(added.initializers)

@@ -105,10 +105,7 @@ def _write(
     result.CopyFrom(proto)
     result.ClearField("training_info")
     result.ir_version = max(proto.ir_version, schema.DEFAULT_IR_VERSION)
-    for (position, index), name in added.outputs.items():
-        outputs = result.graph.node[position].output
-        outputs.extend([""] * (index + 1 - len(outputs)))  # a Dropout that does not tell its mask has one output
-        outputs[index] = name
+    added.name_outputs(result.graph.node)
     result.graph.node.extend(added.nodes)
     result.graph.initializer.extend(added.initializers)
     result.graph.input.extend(value_info(names.of(v), v.dtype, v.shape) for v in seeds)

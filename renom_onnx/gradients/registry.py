@@ -39,7 +39,6 @@ class Gradient:
     reads: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
     attribute_names: tuple[str, ...] = ()
-    takes_optional: bool = True
     in_bfloat16: bool = False
     in_float32: bool = False
 
