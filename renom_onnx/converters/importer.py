@@ -101,6 +101,11 @@ def at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """
     if default_opset(model) >= opset:
         return model
+    if default_opset(model) < 9 and any(node.op_type == "Scan" for node in model.graph.node):
+        raise ConversionError(  # which the version converter takes for the Scan of today
+            f"load: a Scan of opset 8, with an axis for batches, must be written anew, got one in a model to upgrade. "
+            f"Convert it by hand, or export it again at opset {opset}."
+        )
     try:
         if model.functions:  # the version converter would drop them
             model = inliner.inline_local_functions(model)

@@ -238,11 +238,13 @@ def _differentiate(
     entry = find(node.op_type, node.domain)
     if entry is None:
         return gradients_through(op, expand(op, node, xs), dys, xs)
+    if attribute_bodies(node.attributes):  # of several types
+        return _apply_rule(op, entry, node, dys, ys, xs)
     narrow = {*([] if entry.in_bfloat16 else ["bfloat16"]), *(["float16"] if entry.in_float32 else [])}
     dys, xs = [_widened(op, dy, narrow) for dy in dys], [_widened(op, x, narrow) for x in xs]
     ys = [_widened(op, y, narrow) for y in ys]
     first = next(dy for dy in dys if dy is not None)
-    if entry.is_straight_through or attribute_bodies(node.attributes):  # of several types
+    if entry.is_straight_through:
         return _apply_rule(op, entry, node, dys, ys, xs)
     if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
         dtype = ys[0].dtype

@@ -14,6 +14,7 @@ import pytest
 from renom_onnx import ConversionError, GradientError, RenomError
 from renom_onnx.converters import vjp
 from tests.converters.test_training_file import stock_session
+from tests.gradients.cases import node_tests
 
 Array = np.ndarray[Any, Any]
 
@@ -398,3 +399,13 @@ def test_an_opset_that_cannot_be_upgraded_is_an_error_with_onnxs_reason():
     assert start == "load: a model of opset 11 must be upgraded to 18, "
     assert "Own" in end
     assert end.endswith(". Convert it by hand, or export it again at opset 18.")
+
+
+def test_a_scan_over_batches_is_not_taken_for_the_scan_of_today():
+    model = node_tests()["test_scan_sum"].model
+    with pytest.raises(ConversionError) as error:
+        vjp(model)
+    assert str(error.value) == (
+        "load: a Scan of opset 8, with an axis for batches, must be written anew, got one in a model to upgrade. Convert "
+        "it by hand, or export it again at opset 18."
+    )

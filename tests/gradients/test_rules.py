@@ -33,6 +33,7 @@ HELD = {  # inputs that are sizes or indices though they may be floats: no deriv
     "Resize": {"roi", "scales"},
     "OneHot": {"indices", "depth"},
     "Range": {"limit"},
+    "Loop": {"limit"},  # a Range that is written out
     "Upsample": {"scales"},
 }
 BY_ITSELF = {  # linear in x, so that differences of onnxruntime itself, with step 1, are exact

@@ -40,11 +40,10 @@ def test_an_exception_is_refused_or_has_no_tensor(case: Case, record_property: R
         pytest.skip("onnxruntime's CPU provider does not run it")
     why = verdicts()[case.name]
     if why.startswith("refused"):
-        operator, reason = why.removeprefix("refused: ").split(" ", 1)
-        with pytest.raises((GradientError, ConversionError)) as error:  # or types behind the operator are not known
+        with pytest.raises((GradientError, ConversionError)) as error:
             vjp(case.model)
-        if error.type is GradientError:
-            assert str(error.value).startswith(f"{operator}: there is no gradient rule ({reason})")
+        reason = why.removeprefix("refused: ").split(" ", 1)[1]
+        assert reason in str(error.value)
     else:
         assert why == NO_TENSOR
         assert any(isinstance(x, list) or not isinstance(x, np.ndarray) for x in values(case))
