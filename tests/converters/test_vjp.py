@@ -406,6 +406,6 @@ def test_a_scan_over_batches_is_not_taken_for_the_scan_of_today():
     with pytest.raises(ConversionError) as error:
         vjp(model)
     assert str(error.value) == (
-        "load: a Scan of opset 8, with an axis for batches, must be written anew, got one in a model to upgrade. Convert "
-        "it by hand, or export it again at opset 18."
+        "load: a Scan of opset 8, with an axis for batches, must be written anew, got one in a model to upgrade. "
+        "Convert it by hand, or export it again at opset 18."
     )
