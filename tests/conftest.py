@@ -13,6 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-gpu", action="store_true", help="a GPU test that finds no GPU fails instead of skipping"
     )
+    parser.addoption("--full-size", action="store_true", help="whole networks with all their weights: minutes, 8 GB")
     parser.addoption(
         "--write-golden", action="store_true", help="write the texts of small exports anew (tests/data/golden_*.txt)"
     )

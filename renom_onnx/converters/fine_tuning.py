@@ -48,6 +48,9 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
 LOGITS = {"softmax_cross_entropy": ("Softmax", "LogSoftmax"), "sigmoid_cross_entropy": ("Sigmoid",)}
 """Losses that take scores, and the operators at the end of a model whose input these are."""
 
+SAME_NUMBERS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+"""Operators that an exporter or the version converter puts behind these."""
+
 Labels = str | Mapping[str, tuple[Any, Sequence[Dim]]]
 LossFunction = Callable[..., GraphElement]
 
@@ -252,7 +255,7 @@ class FineTuning:
 
     def _scores(self, loss: str, prediction: GraphElement) -> GraphElement:
         node: Node = prediction.output.node
-        while node.op_type == "Identity" and node.inputs[0] is not None:
+        while node.op_type in SAME_NUMBERS and not node.domain and node.inputs[0] is not None:
             node = node.inputs[0].node
         if node.op_type not in LOGITS.get(loss, ()) or node.domain or node.inputs[0] is None:
             return prediction

@@ -22,6 +22,7 @@ from renom_onnx.graph import schema, seed
 from renom_onnx.graph.node import is_float
 from renom_onnx.utility.initializer import GlorotNormal, Initializer
 
+REARRANGED = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 PRODUCTS = ("Gemm", "MatMul", "Conv", "ConvTranspose")
 
 
@@ -58,7 +59,7 @@ class Head:
 
     Attributes:
         node: Gemm, MatMul, Conv or ConvTranspose.
-        weight: name of its weights.
+        weight: name of its weights; they may reach it through a Reshape or the like.
         after: the nodes between it and the output, in order.
         parameters: names of the float initializers that it and the nodes after it read.
     """
@@ -76,14 +77,18 @@ def find_head(graph: onnx.GraphProto, output: str) -> Head:
         ConversionError: no product with weights of the graph leads to the output.
     """
     weights = {t.name: t for t in graph.initializer}
+    source = {name: name for name in weights}
+    for node in graph.node:
+        if node.op_type in REARRANGED and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
     needed = _needed(graph.node, output)
     for i in reversed(range(len(needed))):
         node = needed[i]
-        if node.domain in ("", "ai.onnx") and node.op_type in PRODUCTS and node.input[1] in weights:
+        if node.domain in ("", "ai.onnx") and node.op_type in PRODUCTS and node.input[1] in source:
             after = _reached(needed[i + 1 :], node.output)
-            read = [name for each in (node, *after) for name in each.input]
-            floats = [n for n in dict.fromkeys(read) if n in weights and _is_float(weights[n])]
-            return Head(node, node.input[1], tuple(after), tuple(floats))
+            read = [source[name] for each in (node, *after) for name in each.input if name in source]
+            floats = [n for n in dict.fromkeys(read) if _is_float(weights[n])]
+            return Head(node, source[node.input[1]], tuple(after), tuple(floats))
     raise ConversionError(
         f"head: a {', '.join(PRODUCTS[:-1])} or {PRODUCTS[-1]} with weights must lead to the output {output!r}, got "
         f"none. Name another output, or name the parameters."
@@ -112,6 +117,11 @@ def with_new_head(
     name = output if output is not None else graph.output[0].name
     head = find_head(graph, name)
     tensors = {t.name: t for t in graph.initializer}
+    if head.weight not in head.node.input:
+        raise ConversionError(
+            f"replace_head: the head must read its weights as they are, got {head.weight!r} through "
+            f"{head.node.input[1]!r}. Name another output, or write the rearranged weights into the model."
+        )
     old = array_of(tensors[head.weight])
     axis = _units_axis(head.node)
     before = old.shape[axis]

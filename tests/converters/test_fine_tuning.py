@@ -107,6 +107,16 @@ def test_probabilities_at_the_end_are_left_out_of_the_loss():
     np.testing.assert_allclose(session.evaluate({"x": batch()["x"]})["output"].sum(axis=1), 1, rtol=1e-5)
 
 
+def test_probabilities_that_an_old_softmax_made_of_a_map_are_left_out_too():
+    text = """<ir_version: 8, opset_import: ["": 9]> f (float[N,2,1,1] x) => (float[N,3,1,1] y)
+        <float[3,2,1,1] w = {1, 2, 3, 4, 5, 6}> { a = Conv(x, w) y = Softmax(a) }"""
+    plan = FineTuning(onnx.parser.parse_model(text), loss="softmax_cross_entropy", optimizer=g.Sgd(0.1))
+    assert "it takes scores, not probabilities" in plan.notes[0]
+    session = rm.runtime.TrainingSession(plan.to_model(), device="cpu")
+    x = np.array([1, -1], np.float32).reshape(1, 2, 1, 1)
+    assert float(session.step({"x": x, "labels": np.array([0])})) == pytest.approx(np.log(3), rel=1e-5)
+
+
 @pytest.mark.parametrize("loss", ["mean_squared", "smooth_l1", "sigmoid_cross_entropy"])
 def test_losses_with_float_labels_take_them_in_the_output_s_shape(loss):
     session = rm.runtime.TrainingSession(
@@ -316,6 +326,20 @@ def test_the_shape_of_the_output_must_be_known():
     assert str(caught.value) == (
         "make_trainable: the shape of output 'y' must be known, got float32[...]. Say what the labels are: "
         'labels={"labels": ("float32", ("N", ...))}.'
+    )
+
+
+def test_a_head_may_read_its_weights_rearranged_but_is_not_replaced_then():
+    text = """<ir_version: 10, opset_import: ["": 18]> f (float[N,2] x) => (float[N,3] y)
+        <float[2,2] u = {1, 2, 3, 4}, float[3,2] w = {1, 2, 3, 4, 5, 6}>
+        { a = MatMul(x, u) v = Transpose<perm = [1, 0]>(w) y = MatMul(a, v) }"""
+    model = onnx.parser.parse_model(text)
+    assert list(FineTuning(model, loss="mean_squared", trainable="last").trained) == ["w"]
+    with pytest.raises(rm.ConversionError) as caught:
+        replace_head(model, 2)
+    assert str(caught.value) == (
+        "replace_head: the head must read its weights as they are, got 'w' through 'v'. Name another output, or write "
+        "the rearranged weights into the model."
     )
 
 
