@@ -8,6 +8,7 @@ from typing import Any
 
 from renom_onnx.converters.doctor.kernels import CUDA as CUDA_KERNELS, kernels, release
 from renom_onnx.converters.importer import default_opset, read_model
+from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.converters.tree import as_bytes
@@ -18,6 +19,7 @@ from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.opening import open_session
 
+CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 LISTED = 3
 """Nodes that an error names; it counts the others."""
 
@@ -92,6 +94,17 @@ def check_assignment(session: Any, device: str, wanted: Collection[str], opset: 
         raise DeviceError(
             f'device "{device}": every node of the step must be on {" or ".join(sorted(wanted))}, got {named}{more}. '
             f"Train without strict and cuda_graph, or write the model with other operators."
+        )
+
+
+def check_capturable(model: ModelProto, device: str) -> None:
+    """Raise DeviceError if a step has control flow, which a CUDA graph cannot record."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    found = [node for node in nodes if node.domain == "" and node.op_type in CONTROL_FLOW]
+    if found:
+        raise DeviceError(
+            f'device "{device}": a step that is captured as a CUDA graph must have no control flow, got '
+            f"{found[0].op_type} {(found[0].name or found[0].output[0])!r}. Train without cuda_graph."
         )
 
 

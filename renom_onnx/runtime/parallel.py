@@ -15,6 +15,7 @@ from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.errors import DeviceError, RenomError, RunError, ShapeError
+from renom_onnx.runtime.assignment import check_capturable
 from renom_onnx.runtime.chain import Part
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import core_count, parse_device
@@ -95,6 +96,8 @@ class ParallelTrainingSession(Trainable):
             threads = max(1, core_count() // len(self.devices))
         self._engine = engine or LocalEngine()
         self._first, self._n_parts = self._engine.layout(len(self.devices))
+        if cuda is not None and cuda.cuda_graph:
+            check_capturable(self._step.model, str(self.devices[0]))
         step = distribute(self._step, synchronized=synchronize_batch_norm)
         self._dealt = step.dealt
         self._n_buffers = len(step.stages) - 1

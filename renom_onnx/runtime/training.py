@@ -13,7 +13,7 @@ from renom_onnx.converters.signature import input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
-from renom_onnx.runtime.assignment import check_assignment
+from renom_onnx.runtime.assignment import check_assignment, check_capturable
 from renom_onnx.runtime.capture import Capture
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.device import parse_device
@@ -80,6 +80,8 @@ class TrainingSession(Trainable):
         super().__init__(model, resident, training_info)
         self.device = parse_device(device)
         self._cuda = cuda or CudaOptions()
+        if self._cuda.cuda_graph:
+            check_capturable(self._step.model, str(self.device))
         self._step_bytes = as_bytes(for_device(self._step.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
         self._state = [self._on_device(self._step.state) for _ in range(2)]

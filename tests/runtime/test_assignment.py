@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 import renom_onnx as rm
+from renom_onnx.converters import to_training_onnx
 from renom_onnx.converters.training_info import training_step
-from renom_onnx.runtime import nodes_elsewhere
+from renom_onnx.runtime import CudaOptions, ParallelTrainingSession, TrainingSession, nodes_elsewhere
 from renom_onnx.runtime.assignment import check_assignment, elsewhere
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.opening import open_session
@@ -68,3 +70,26 @@ def test_a_step_that_is_elsewhere_is_refused():
 def test_a_model_that_cannot_be_read_is_an_error():
     with pytest.raises(rm.ConversionError):
         nodes_elsewhere(onnx.ModelProto().SerializeToString() or b"no model", "cpu")
+
+
+def on_one(model: Any, **options: Any) -> Any:
+    return TrainingSession(model, "cpu", **options)
+
+
+def on_two(model: Any, **options: Any) -> Any:
+    return ParallelTrainingSession(model, ["cpu", "cpu"], **options)
+
+
+@pytest.mark.parametrize("session", [on_one, on_two])
+def test_control_flow_is_not_captured(session: Any):
+    x = np.zeros((2, 300, 3), np.float32)
+    loss = rm.graph.ConstantLoss()(rm.graph.Lstm(4)(x))
+    model = to_training_onnx(loss, rm.graph.Sgd(0.1))
+    session(model)
+    with pytest.raises(rm.DeviceError) as error:
+        session(model, cuda=CudaOptions(cuda_graph=True))
+    message = str(error.value)
+    assert message.startswith(
+        'device "cpu": a step that is captured as a CUDA graph must have no control flow, got Scan '
+    )
+    assert message.endswith(". Train without cuda_graph.")

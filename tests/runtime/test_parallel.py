@@ -14,6 +14,7 @@ from renom_onnx.runtime import Device, ParallelTrainingSession, TrainingSession
 from tests.converters.programs import LOSSES, Program, feeds
 from tests.converters.spec.test_training_info import UPDATES, batches, spec_file
 from tests.runtime.several import assert_replicas_are_equal, assert_same, g, images, labels, train
+from tests.zoo.test_zoo import MODELS
 
 
 def perceptron(*more: g.Layer) -> g.Sequential:
@@ -89,6 +90,21 @@ def test_in_float64_they_agree_to_the_digits_of_float64(program: str, monkeypatc
     one, several = (train(build(), OPTIMIZERS[optimizer], n) for n in (1, 3))
     assert {value.dtype for value in one.values.values()} == {np.dtype(np.float64)}
     assert_same(one, several, rtol=1e-12)
+
+
+def test_half_precision_with_a_loss_scale_trains_alike():
+    """The sum of the parts' gradients is taken in float32; float16 in front of it rounds by the size of the part."""
+
+    def build(x: g.GraphElement, y: g.GraphElement) -> g.GraphElement:
+        model = perceptron()
+        with g.autocast("float16"):
+            z = model(x)
+        return g.SoftmaxCrossEntropy()(z, y)
+
+    one, several = (train(build, lambda: g.Sgd(0.05, loss_scale="dynamic"), n) for n in (1, 3))
+    np.testing.assert_allclose(several.losses, one.losses, rtol=5e-3, atol=5e-3)
+    assert_replicas_are_equal(several.executor.session)
+    assert one.losses[-1] < one.losses[0]
 
 
 def test_ignored_labels_count_on_no_device():
@@ -424,3 +440,23 @@ def test_an_update_that_stops_on_one_device_ends_the_session():
         "ParallelTrainingSession.step: the devices must have the same weights, got an update that stopped on some of "
         "them. Open a new session from the last checkpoint."
     )
+
+
+# Models of the field
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_devices_train_the_zoo_as_one(name: str):
+    case = MODELS[name]
+    rm.set_seed(0)
+    x, t = g.DistributorElement(case.x, case.t, batch_size=8).get_output_graphs()
+    scores = case.ours()(x)
+    if scores.shape[1:-1] and scores.shape[1:-1] == t.shape[1:]:
+        scores = g.transpose(scores, (0, 2, 1))  # classes of a sequence
+    model = rm.converters.to_training_onnx(g.SoftmaxCrossEntropy()(scores, t), g.Sgd(0.01))
+    one = TrainingSession(model, "cpu")
+    several = ParallelTrainingSession(model, ["cpu", "cpu"], synchronize_batch_norm=True)
+    for i in range(2):
+        batch = {"x": case.x[5 * i : 5 * i + 5], "y": case.t[5 * i : 5 * i + 5].astype(np.int64)}
+        assert float(several.step(batch)) == pytest.approx(float(one.step(batch)), rel=1e-5)
+    assert several._replicas[0]._step.in_place == set(one._step.bindings)
