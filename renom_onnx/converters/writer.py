@@ -276,7 +276,8 @@ class Writer:
 
     def _write_out(self, function: Function, prefix: str, inputs: list[str], outputs: list[str]) -> None:
         """Write the body instead of the call; what only unwanted outputs need is left out."""
-        wanted = [(v, name) for v, name in zip(function.outputs, outputs, strict=True) if name]
+        named = [name for name in outputs if name]
+        wanted = list(zip(function.restricted(tuple(map(bool, outputs))).outputs, named, strict=False))
         formals = {value.node for value in function.inputs}
         body = [node for node in ancestors([v for v, _ in wanted], formals) if node not in formals]
         inner = CallNames(self.names, prefix)

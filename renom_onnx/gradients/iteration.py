@@ -221,10 +221,10 @@ class _Loop(Steps):
         for i in wanted:
             first, after = self._initial[i], self.changing.get(i)
             if after is not None and (is_container(first) or _differs(first.shape, after[1])):
+                got = "a sequence" if is_container(first) else f"{first} that becomes {type_text(*after)}"
                 raise GradientError(
-                    f"Loop: a state that the gradient reads must be a tensor that keeps its shape, got "
-                    f"{first} that becomes {type_text(*after)}. Give the loop a constant number of steps, "
-                    f"at most {UNROLLED}."
+                    f"Loop: a state that the gradient reads must be a tensor that keeps its shape, got {got}. Give the "
+                    f"loop a constant number of steps, at most {UNROLLED}."
                 )
         if wanted:
             found |= zip(wanted, map(Slices, self._again(wanted)), strict=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.copying import copied
+from renom_onnx.graph.narrowing import narrowed
 from renom_onnx.graph.node import Node, Value, ancestors
 
 DOMAIN = "renom_onnx"
@@ -56,9 +57,10 @@ class Function:
         if all(kept) or not any(kept):
             return self
         if kept not in self._restricted:
+            stop = {value.node for value in self.inputs}
             self._restricted[kept] = dataclasses.replace(
                 self,
-                outputs=tuple(itertools.compress(self.outputs, kept)),
+                outputs=tuple(narrowed(list(itertools.compress(self.outputs, kept)), stop)),
                 output_names=tuple(itertools.compress(self.output_names, kept)),
                 _restricted={},
             )

@@ -136,6 +136,15 @@ Run (s, x, w) => (y) {
    y = Scan <num_scan_inputs = 1, body = step (a, r) => (c) { m = Mul (a, v)  n = Tanh (m)  c = Add (n, r) }> (s, x)
 }
 """
+WITH_SEQUENCE = """
+f (int64 m, float[2] x) => (float[2] y) {
+   TRUE  s0 = SequenceEmpty ()
+   y, z = Loop (m, true, x, s0) <
+      body = step (int64 i, bool c, float[2] v, seq(float[2]) s) => (bool c_next, float[2] p, seq(float[2]) t) {
+         c_next = Identity (c)  k = SequenceLength (s)  f = Cast <to = 1> (k)  p = Mul (v, f)
+         t = SequenceInsert (s, v) }>
+}
+""".replace("TRUE", TRUE)
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{
@@ -157,6 +166,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "loop while": (WHILE, {"x": np.array([1.2, 0.7], "f"), "w": np.array([0.3, 0.5], "f")}),
     "loop that adds up": (UNREAD, {"m": np.array(3), "x": normal(2), "w": normal(2)}),
     "loop that grows": (GROWING, {"x": normal(2), "w": normal(1)}),
+    "loop with a sequence": (
+        WITH_SEQUENCE.replace("int64 m, ", "").replace("s0 =", "m = Constant <value = int64 {3}> ()  s0 ="),
+        {"x": normal(2)},
+    ),
     "nested": (NESTED, {"x": normal(2), "z": normal(4, 2), "w": normal(2), "m": np.array(2)}),
     "scan in a function": (IN_FUNCTION, {"s": normal(2), "x": normal(3, 2), "w": normal(2)}),
 }  # fmt: skip
@@ -182,6 +195,22 @@ def test_gradient_has_a_gradient(name: str):
     values = Session(model_of(text))(feeds)
     seeds = {f"d_{k}": normal(*y.shape) for k, y in values.items() if y.dtype.kind == "f" and f"d_{k}" not in outputs}
     assert check_gradient(product, {**feeds, **seeds}, n_cotangents=1).n_proved > 0
+
+
+@pytest.mark.parametrize(("name", "wrt", "n_outputs"), [
+    ("scan", "s", [2, 1]), ("scan", "x", [2, 2]), ("scan", "w", [2, 2]), ("loop of 3 steps", "w", [2, 2]),
+    ("loop of 3 steps", "z", [2, 2]), ("if True", "v", [1]), ("scan that adds up", "w", [2]),
+    ("scan that adds up", "s", [1]),
+])  # fmt: skip
+@pytest.mark.parametrize("inline", [False, True])
+def test_gradient_computes_what_is_asked_for_alone(name: str, wrt: str, n_outputs: list[int], inline: bool):
+    text, feeds = CASES[name]
+    feeds = {k: np.asarray(v) for k, v in feeds.items()}
+    product = vjp(model_of(text), wrt, inline=inline)
+    added = product.graph.node[len(model_of(text).graph.node) :]
+    nodes = added if inline else [node for function in product.functions for node in function.node]
+    assert [len(node.output) for node in nodes if node.op_type in {"If", "Loop", "Scan"}] == n_outputs
+    assert check_gradient(model_of(text), feeds, [Session(product)]).n_proved > 0
 
 
 def test_loop_of_no_steps_hands_the_gradient_on():
@@ -226,6 +255,10 @@ def gradients_alone(product: onnx.ModelProto) -> onnx.ModelProto:
 
 
 REFUSED = {
+    WITH_SEQUENCE: (
+        "Loop: a state that the gradient reads must be a tensor that keeps its shape, got a sequence. Give the loop a "
+        "constant number of steps, at most 64."
+    ),
     GROWING.replace("m = Constant <value = int64 {3}> ()", "m = Size (w)"): (
         "Loop: a state that the gradient reads must be a tensor that keeps its shape, got float32[2] that becomes "
         "float32[3]. Give the loop a constant number of steps, at most 64."

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from renom_onnx.converters import vjp
+from renom_onnx.errors import GradientError
 from renom_onnx.gradients.recurrence import UNROLLED
 from tests.gradients.session import Session
 
@@ -237,3 +238,15 @@ def test_one_trained_file_serves_sequences_of_all_lengths(op_type: str):
     longer = session(padded)
     np.testing.assert_allclose(longer["x_grad"][:T], wanted["x_grad"], rtol=1e-4, atol=1e-5)
     assert not longer["x_grad"][T:].any()
+
+
+def test_size_of_the_states_must_be_known():
+    model = model_of("RNN", operands("RNN", 1, ()), 1)
+    model.graph.node[0].ClearField("attribute")
+    for info in model.graph.input:
+        info.type.tensor_type.ClearField("shape")
+    with pytest.raises(GradientError) as error:
+        vjp(model)
+    assert str(error.value) == (
+        "RNN: the gradient must know the size of the states, got r is float32[...]. Give the node its hidden_size."
+    )
