@@ -149,6 +149,35 @@ def test_resnet():
     assert report.is_sound
 
 
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+PUBLISHED = {
+    # of the light set of ONNX's own tests: parameters, multiply-adds in units of 1e9
+    "bvlc_alexnet": (60_965_224, 0.655),
+    "inception_v1": (6_998_552, 1.43),
+    "resnet50": (25_557_032, 4.09),
+    "squeezenet": (1_235_496, 0.349),
+    "vgg19": (143_667_240, 19.6),
+}
+
+
+@pytest.mark.parametrize(("name", "n_parameters", "gmacs"), [(k, *v) for k, v in PUBLISHED.items()], ids=PUBLISHED)
+def test_networks_of_the_literature(name: str, n_parameters: int, gmacs: float):
+    """Opset 9, initializers that are inputs, weights that ConstantOfShape makes: all of it is seen through."""
+    report = rm.doctor(LIGHT / f"light_{name}.onnx", ask_cpu=False)
+    assert sum(row.n_elements for row in report.trained) == n_parameters
+    assert report.inference.macs == pytest.approx(gmacs * 1e9, rel=0.01)
+    assert not report.inference.uncounted | report.gradient.uncounted
+    assert report.blocked == ()
+    assert report.is_sound
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
+def test_what_would_train_is_what_make_trainable_trains(name: str):
+    path = LIGHT / f"light_{name}.onnx"
+    plan = rm.converters.FineTuning(path, loss="softmax_cross_entropy")
+    assert {row.name for row in rm.doctor(path, ask_cpu=False).trained} == set(plan.trained)
+
+
 def test_memory_is_what_a_hand_counts():
     """x (5, 3) -> h (5, 4) -> r (5, 4) -> y (5, 2); every value is freed after its last reader."""
     report = examined(
@@ -183,13 +212,21 @@ def test_other_sizes_must_be_given():
     assert report.open_symbols == ()
 
 
-def test_constants_that_may_be_weights_are_named():
-    numbers = ", ".join(map(str, range(20)))
+def test_constants_that_are_weights_are_parameters():
+    """As `make_trainable` takes them: those that are written as nodes become initializers."""
+    numbers = ", ".join(map(str, range(6)))
     report = examined(
-        f"(float[N] x) => (float[a] y) {{ c = Constant<value = float[20] {{ {numbers} }}>() y = Add(x, c) }}"
+        f"(float[N, 2] x) => (float[a, b] y) <int64[1] n = {{3}}> "
+        f"{{ c = Constant<value = float[2, 3] {{ {numbers} }}>() b = ConstantOfShape<value = float[1] {{0.5}}>(n) "
+        "h = MatMul(x, c) y = Add(h, b) }"
     )
-    assert report.possible_weights == {"c": 20}
-    assert "c: a constant of 20 floats, which may be a weight; make it an initializer to train it" in str(report)
+    assert [(row.name, row.shape, row.would_train, row.made_by) for row in report.parameters] == [
+        ("c", (2, 3), True, "Constant"),
+        ("b", (3,), True, "ConstantOfShape"),
+    ]
+    assert (report.n_other_initializers, report.weight_bytes) == (1, 4 * (6 + 3) + 8)
+    assert "  c  float32[2, 3]  6  (a Constant node, to be made an initializer)" in str(report)
+    assert report.providers[0].n_nodes == 3  # of the file as it is
 
 
 def test_a_training_file_tells_its_step():
@@ -270,7 +307,7 @@ def test_the_text_is_the_whole_report():
         "Gradients\n"
         "  differentiable  MatMul 1, Relu 1\n"
         "\n"
-        "Parameters: 1 of 1 float initializer would train, 12 numbers\n"
+        "Parameters: 1 of 1 array of floats would train, 12 numbers\n"
         "  w  float32[3, 4]  12\n"
         "\n"
         "Memory at N = 1 (assumed)\n"

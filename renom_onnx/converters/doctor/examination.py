@@ -18,10 +18,11 @@ from renom_onnx.converters.doctor.memory import Bytes, inference_peak, kept_for_
 from renom_onnx.converters.doctor.portability import find_problems
 from renom_onnx.converters.doctor.reading import Opened, n_elements, open_model, skeleton, structure
 from renom_onnx.converters.doctor.report import OperatorRow, ParameterRow, ProviderRow, Report, TrainingRow
-from renom_onnx.converters.doctor.trial import BLOCKED, Trial, large_constants, try_gradient, verdict
+from renom_onnx.converters.doctor.trial import BLOCKED, Trial, try_gradient, verdict
 from renom_onnx.converters.encoding import value_type
 from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph
 from renom_onnx.converters.initializer import Kind, kind_of, readers_of
+from renom_onnx.converters.promotion import weights_of_constants
 from renom_onnx.converters.training_info import concatenate
 from renom_onnx.errors import DeviceError, RenomError
 from renom_onnx.graph import schema
@@ -78,6 +79,7 @@ class _Examined:
     proto: onnx.ModelProto
     kinds: dict[str, Kind] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
+    constants: list[tuple[onnx.NodeProto, onnx.TensorProto]] = field(default_factory=list)
     trial: Trial | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
@@ -96,9 +98,13 @@ class _Examined:
         self.readers = {name: [entry.node.op_type for entry in entries] for name, entries in readers.items()}
         graph = structure(self.proto, graph_proto, self.kinds)
         self._choose_sizes(graph, batch_size or 1, sizes)
+        self.constants = weights_of_constants(graph_proto)
         trained = graph
-        if graph.opset < schema.DEFAULT_OPSET:  # training would upgrade it
-            trained = import_graph(at_least_opset(skeleton(self.proto, graph_proto, self.kinds), schema.DEFAULT_OPSET))
+        if graph.opset < schema.DEFAULT_OPSET or self.constants:  # training would change it
+            tensors = [tensor for _, tensor in self.constants]
+            self.kinds.update({t.name: kind_of(t, readers.get(t.name, ())) for t in tensors})
+            changed = skeleton(self.proto, graph_proto, self.kinds, tensors)
+            trained = import_graph(at_least_opset(changed, schema.DEFAULT_OPSET))
         self.trial = trial = try_gradient(trained, [trained.values[name] for name in self._weights()])
         meter = Meter(self.sizes)
         nodes = [node for node, _ in graph.nodes]
@@ -182,15 +188,12 @@ class _Examined:
             n_nodes=len(proto.graph.node),
             operators=self._operators(),
             parameters=parameters,
-            n_other_initializers=len(proto.graph.initializer) - len(parameters),
-            possible_weights={
-                name: array.size for name, array in (large_constants(self.trial.graph) if self.trial else {}).items()
-            },
+            n_other_initializers=len(proto.graph.initializer) - sum(not row.made_by for row in parameters),
             training=self.training,
             sizes={symbol: size for symbol, size in self.sizes.items() if not symbol.startswith(UNKNOWN_DIM)},
             is_assumed=is_assumed and bool(self.sizes),
             open_symbols=self.missing,
-            weight_bytes=sum(_tensor_bytes(t) for t in proto.graph.initializer),
+            weight_bytes=sum(_tensor_bytes(t) for t in [*proto.graph.initializer, *(t for _, t in self.constants)]),
             activation_peak=self.peak,
             kept=self.kept,
             inference=self.inference,
@@ -212,7 +215,8 @@ class _Examined:
 
     def _parameters(self) -> tuple[ParameterRow, ...]:
         rows = []
-        for tensor in self.proto.graph.initializer:
+        made = [(tensor, node.op_type) for node, tensor in self.constants]
+        for tensor, op_type in [*((tensor, "") for tensor in self.proto.graph.initializer), *made]:
             dtype = _dtype(tensor)
             if dtype is None or not is_float(dtype):
                 continue
@@ -222,8 +226,8 @@ class _Examined:
                 found = verdict(self.trial, value, self.kinds[tensor.name], self.readers.get(tensor.name, ()))
                 would_train, reason = found.would_train, found.reason
             size = max(n_elements(tensor), 0)
-            shape = tuple(tensor.dims)
-            rows.append(ParameterRow(tensor.name, dtype.name, shape, size, _tensor_bytes(tensor), would_train, reason))
+            facts = (tensor.name, dtype.name, tuple(tensor.dims), size, _tensor_bytes(tensor), would_train, reason)
+            rows.append(ParameterRow(*facts, op_type))
         return tuple(rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,12 @@ def _require_text(proto: onnx.ModelProto, what: str, caller: str) -> None:
             raise ConversionError(f"{caller}: every name must be UTF-8 text, got {name!r} in {what}.")
 
 
-def skeleton(proto: onnx.ModelProto, graph: onnx.GraphProto, kinds: Mapping[str, Kind]) -> onnx.ModelProto:
+def skeleton(
+    proto: onnx.ModelProto,
+    graph: onnx.GraphProto,
+    kinds: Mapping[str, Kind],
+    constants: Sequence[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
     """Return a model of the graph whose weights are inputs: its structure without their data.
 
     Small arrays that are no weights stay, because shapes and rules depend on their values.
@@ -95,12 +100,14 @@ def skeleton(proto: onnx.ModelProto, graph: onnx.GraphProto, kinds: Mapping[str,
         proto: the model that the graph belongs to.
         graph: its graph, or graph and training step together.
         kinds: of the initializers that are tensors.
+        constants: what nodes make that is a weight: an input too, in the place of its node.
     """
-    bare = onnx.ModelProto(ir_version=proto.ir_version)
+    bare = onnx.ModelProto(ir_version=max(proto.ir_version, 4))  # before 4, initializers had to be inputs
     bare.opset_import.extend(proto.opset_import)
     bare.functions.extend(proto.functions)
     bare.graph.name = graph.name
-    bare.graph.node.extend(graph.node)
+    made = {tensor.name for tensor in constants}
+    bare.graph.node.extend(node for node in graph.node if not made.intersection(node.output))
     bare.graph.output.extend(graph.output)
     bare.graph.value_info.extend(graph.value_info)
     given = {}
@@ -108,6 +115,7 @@ def skeleton(proto: onnx.ModelProto, graph: onnx.GraphProto, kinds: Mapping[str,
         if kinds.get(tensor.name) is Kind.FIXED and is_small(tensor):
             bare.graph.initializer.append(tensor)
         given[tensor.name] = tensor.data_type, list(tensor.dims)
+    given.update((tensor.name, (tensor.data_type, list(tensor.dims))) for tensor in constants)
     given.update((s.values.name, (s.values.data_type, list(s.dims))) for s in graph.sparse_initializer)
     kept = {tensor.name for tensor in bare.graph.initializer}
     for name, (element, dims) in given.items():

@@ -30,14 +30,15 @@ class OperatorRow:
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """An initializer that holds floats.
+    """An initializer that holds floats, or a constant written as a node that is a weight.
 
     Attributes:
-        name: of the initializer.
+        name: of the value.
         dtype, shape: its type.
         n_elements, n_bytes: its size.
         would_train: whether a gradient reaches it and it is a weight.
         reason: why not.
+        made_by: the operator of the node that it is written as, which `make_trainable` turns into an initializer.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ParameterRow:
     n_bytes: int
     would_train: bool
     reason: str
+    made_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,6 @@ class Report:
         operators: what can be differentiated.
         parameters: the initializers that hold floats.
         n_other_initializers: integers and the like.
-        possible_weights: constants written as nodes that may be weights, with how many numbers each holds.
         training: the training step that the file carries.
         sizes: numbers for symbols, given or assumed.
         is_assumed: whether the batch size was assumed.
@@ -128,7 +129,6 @@ class Report:
     operators: tuple[OperatorRow, ...]
     parameters: tuple[ParameterRow, ...]
     n_other_initializers: int
-    possible_weights: dict[str, int]
     training: TrainingRow | None
     sizes: dict[str, int]
     is_assumed: bool

@@ -48,19 +48,18 @@ def _parameters(r: Report) -> Iterator[str]:
     trained, rest = r.trained, [row for row in r.parameters if not row.would_train]
     if not r.parameters:
         yield ""
-        yield "Parameters: no initializer holds floats"
+        yield "Parameters: none"
     else:
         numbers = sum(row.n_elements for row in trained)
+        arrays = counted(len(r.parameters), "array of floats", "arrays of floats")
         yield ""
-        yield (
-            f"Parameters: {len(trained)} of {counted(len(r.parameters), 'float initializer')} would train, "
-            f"{numbers:,} numbers"
-        )
+        yield f"Parameters: {len(trained)} of {arrays} would train, {numbers:,} numbers"
         largest = sorted(trained, key=lambda row: -row.n_elements)[:MOST_ROWS]
         kept = [row for row in trained if row in largest]
         width = max((len(row.name) for row in kept), default=0)
         for row in kept:
-            yield f"  {row.name:<{width}}  {row.dtype}{list(row.shape)}  {row.n_elements:,}"
+            node = f"  (a {row.made_by} node, to be made an initializer)" if row.made_by else ""
+            yield f"  {row.name:<{width}}  {row.dtype}{list(row.shape)}  {row.n_elements:,}{node}"
         yield from _more(len(trained), "parameters, smaller ones")
         reasons: dict[str, list[str]] = {}
         for row in rest:
@@ -68,8 +67,6 @@ def _parameters(r: Report) -> Iterator[str]:
         for reason, names in list(reasons.items())[:MOST_ROWS]:
             yield f"  {len(names)} would not: {reason} ({short_list(names)})"
         yield from _more(len(reasons), "reasons")
-    for name, size in list(r.possible_weights.items())[:MOST_ROWS]:
-        yield f"  {name}: a constant of {size:,} floats, which may be a weight; make it an initializer to train it"
 
 
 def _training(r: Report) -> Iterator[str]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from renom_onnx.converters.importer import ImportedGraph
 from renom_onnx.converters.initializer import Kind
@@ -14,16 +11,14 @@ from renom_onnx.graph import schema
 from renom_onnx.graph.backward import ReverseWalk, reverse_walk
 from renom_onnx.graph.derivative import is_differentiable, reason_against, refusal
 from renom_onnx.graph.function import call
-from renom_onnx.graph.node import BACKWARD, Constant, Input, Node, Value, ancestors
+from renom_onnx.graph.node import BACKWARD, Input, Node, Value, ancestors
 
-MOST_IN_A_FORMULA = 16
-"""Floats that a constant may hold without being taken for weights."""
 DIFFERENTIABLE, CONSTANT, BLOCKED = "differentiable", "constant", "blocked"
 
 
 @dataclass
 class Trial:
-    """What a reverse walk over all float initializers found.
+    """What a reverse walk over all weights found.
 
     Attributes:
         graph: the model.
@@ -168,12 +163,3 @@ def _readers(trial: Trial, value: Value) -> list[tuple[Node, int]]:
     return [
         (node, i) for node in value.followers if node in trial.status for i, v in enumerate(node.inputs) if v is value
     ]
-
-
-def large_constants(graph: ImportedGraph) -> dict[str, np.ndarray[Any, Any]]:
-    """Return constants written as nodes that hold more floats than a formula does: they may be weights."""
-    return {
-        proto.output[0]: node.array
-        for node, proto in graph.nodes
-        if isinstance(node, Constant) and node.output.is_float and node.array.size > MOST_IN_A_FORMULA
-    }

@@ -8,9 +8,9 @@ MOST_NAMES = 4
 WIDTH = 100
 
 
-def counted(n: int, noun: str) -> str:
+def counted(n: int, noun: str, plural: str = "") -> str:
     """Return ``1 node`` or ``3 nodes``."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def number(n: int) -> str:
