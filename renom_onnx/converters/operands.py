@@ -10,9 +10,10 @@ import numpy as np
 
 from renom_onnx.converters.unification import Symbols, fit
 from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.graph import schema
 from renom_onnx.graph.body import Type
-from renom_onnx.graph.element import GraphElement, static
-from renom_onnx.graph.node import Shape, Value, type_text
+from renom_onnx.graph.element import GraphElement, as_numbers
+from renom_onnx.graph.node import Node, Static, Value, type_text
 from renom_onnx.graph.site import created_at, user_site
 
 
@@ -49,16 +50,39 @@ def elements_of(
             f"{', '.join(got) or 'nothing'}. {created_at(user_site())}"
         )
     given |= named
-    return {name: _element(given[name], name, declared[name][1]) for name in names}
+    return {name: _element(given[name], name, declared[name]) for name in names}
 
 
-def _element(given: Any, name: str, shape: Shape | None) -> GraphElement:
-    """Return an array as an element; N stands for its rows unless the file fixes their number."""
+def _element(given: Any, name: str, declared: Type) -> GraphElement:
+    """Return an operand as an element: an array as data, whose rows are N unless the file fixes their number."""
     if isinstance(given, GraphElement):
         return given
-    element = static(given, is_batch=shape is None or (bool(shape) and not isinstance(shape[0], int)))
-    element.output.node.name = name  # type: ignore[attr-defined]
-    return element
+    dtype, shape = declared
+    if isinstance(given, list | tuple) and schema.item_type(dtype) is not None:
+        return _sequence(given, name, dtype)
+    if schema.encoded_type(dtype) is not None:
+        raise DTypeError(
+            f"LoadedModel: input {name!r} must be a list of arrays, if it is a sequence, or an element, got "
+            f"{type(given).__name__}. {created_at(user_site())}"
+        )
+    is_text = dtype.kind == "O"
+    array = np.asarray(given, object) if is_text else as_numbers(given, f"LoadedModel: input {name!r}")
+    leaf = Static(array, is_batch=True)
+    leaf.name = leaf.output.name = name
+    if shape is not None and (not shape or isinstance(shape[0], int)):
+        leaf.output.shape = array.shape
+    return GraphElement(leaf.output)
+
+
+def _sequence(given: Sequence[Any], name: str, dtype: np.dtype[Any]) -> GraphElement:
+    """Return a list of arrays as a sequence."""
+    leaves = [Static(as_numbers(item, f"LoadedModel: input {name!r}"), is_batch=False).output for item in given]
+    if not leaves:
+        attributes = {"dtype": schema.element_type(schema.item_type(dtype) or np.dtype(np.float32))}
+        node = Node("SequenceEmpty", [], [(dtype, None)], opset=schema.DEFAULT_OPSET, attributes=attributes)
+    else:
+        node = Node("SequenceConstruct", leaves, [(dtype, None)], opset=schema.DEFAULT_OPSET)
+    return GraphElement(node.output)
 
 
 def meet(declared: Mapping[str, Type], elements: Sequence[GraphElement]) -> Operands:
@@ -82,8 +106,8 @@ def meet(declared: Mapping[str, Type], elements: Sequence[GraphElement]) -> Oper
                 f"LoadedModel: input {name!r} must be {type_text(dtype, shape)}, {problem}, got {actual}. To free a "
                 f'size that the file fixes, load it with inputs={{"{name}": (...)}}. {created_at(user_site())}'
             )
-        if actual.dtype != dtype:
-            if object in (actual.dtype, dtype) or not np.can_cast(actual.dtype, dtype, "same_kind"):
+        if actual.dtype != dtype or schema.encoded_type(actual.dtype) != schema.encoded_type(dtype):
+            if "O" in (actual.dtype.kind, dtype.kind) or not np.can_cast(actual.dtype, dtype, "same_kind"):
                 raise DTypeError(
                     f"LoadedModel: input {name!r} must be {type_text(dtype, shape)}, got {actual}. Convert it with "
                     f".astype({dtype.name!r}). {created_at(user_site())}"

@@ -163,6 +163,13 @@ def encoded_type(dtype: np.dtype[Any]) -> bytes | None:
     return None if dtype.metadata is None else dtype.metadata.get("onnx")
 
 
+def item_type(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the element type of the tensors in a sequence; None for what is no sequence of tensors."""
+    proto = onnx.TypeProto.FromString(encoded_type(dtype) or b"")
+    kind = proto.sequence_type.elem_type.tensor_type.elem_type
+    return dtype_of(kind) if kind else None
+
+
 def type_proto(dtype: np.dtype[Any], shape: Shape | None) -> Any:
     """Return the type of a value as protobuf, for the border to files."""
     data = encoded_type(dtype)
