@@ -70,9 +70,7 @@ def as_read(node: Node) -> onnx.NodeProto:
         return constant_proto(node, node.output.name or "", name)
     inputs = ["" if value is None else str(value.name) for value in node.inputs[: operand_count(node)]]
     graphs = [_body_as_read(body) for _, body in attribute_bodies(node.attributes)]
-    outputs = [value.name or "" for value in node.outputs]
-    while node.function is not None and outputs and not outputs[-1]:
-        outputs.pop()  # a call may leave the last ones out
+    outputs = [value.name or "" for value in node.outputs[: node.note.n_outputs]]  # a gradient may ask for more
     return node_proto(node, inputs, outputs, name, node.note.overload or None, graphs)
 
 

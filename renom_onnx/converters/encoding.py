@@ -140,7 +140,8 @@ def note_of(proto: onnx.NodeProto, version: int) -> Note:
         if getattr(proto, name) not in ("", "ai.onnx"):  # an empty one, written down, is kept
             rest.ClearField(name)
     version = version if proto.domain not in ("", "ai.onnx") else 0
-    return Note(proto.name, rest.SerializeToString(deterministic=True), attributes, version, proto.overload)
+    data = rest.SerializeToString(deterministic=True)
+    return Note(proto.name, data, attributes, version, proto.overload, len(proto.output))
 
 
 def _differs(data: bytes, name: str, value: Any) -> bool:

@@ -20,6 +20,7 @@ class Note:
             tensor, the type of an empty list).
         version: of the node's domain; 0 for the default domain.
         overload: of the function that the node calls.
+        n_outputs: how many outputs the node has there, unnamed ones included.
     """
 
     name: str = ""
@@ -27,6 +28,7 @@ class Note:
     attributes: Mapping[str, bytes] = field(default_factory=dict)
     version: int = 0
     overload: str = ""
+    n_outputs: int = 0
 
 
 @dataclass(frozen=True)
