@@ -43,7 +43,7 @@ def network(name: str, *, is_full_size: bool = False) -> onnx.ModelProto:
         if len(sizes) > 1:
             array = rng.standard_normal(sizes, np.float32) * np.float32(np.sqrt(2 / np.prod(sizes[1:])))
         else:
-            is_factor = tensor.name in first_norm or tensor.name.endswith("bn_w_0")
+            is_factor = tensor.name in first_norm or tensor.name.endswith(("bn_w_0", "sc_w_0"))
             array = np.full(sizes, float(is_factor), np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return with_even_scores(model)
