@@ -26,9 +26,14 @@ Type = tuple[np.dtype[Any], Shape | None]
 
 
 class ReverseWalk:
-    """Gradients of the seeded values with respect to everything before them."""
+    """Gradients of the seeded values with respect to everything before them.
+
+    Attributes:
+        problems: why there is no gradient before a node, where none is needed.
+    """
 
     def __init__(self, opset: int) -> None:
+        self.problems: dict[Node, RenomError] = {}
         self._opset = opset
         self._parts: dict[Value, list[Value]] = {}
         self._sums: dict[Value, Value] = {}
@@ -100,9 +105,11 @@ def reverse_walk(
         try:
             gradients = gradient_node(node, dys, opset=opset)
         except RenomError as e:
-            if on_refusal is None:
+            walk.problems[node] = e
+            if on_refusal is not None:
+                on_refusal(node, str(e))
+            elif node in needed:
                 raise
-            on_refusal(node, str(e))
             continue
         for position, gradient in gradients.items():
             x = node.inputs[position]
@@ -215,6 +222,9 @@ class BackwardPass:
         """
         gradient = self.walk.gradient(self.forward.values.get(value, value))
         if gradient is None:
+            for node, problem in self.walk.problems.items():
+                if value.node in ancestors(node.outputs):
+                    raise problem
             raise GradientError(explain_absence(self.loss, value))
         return gradient
 

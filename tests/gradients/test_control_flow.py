@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 import renom_onnx as rm
 from renom_onnx.converters import lint, to_training_onnx, vjp
 from renom_onnx.errors import GradientError
+from renom_onnx.graph.node import ancestors
 from renom_onnx.runtime import TrainingSession
 from tests.gradients.cases import NEWEST_OPSET, at_opset, node_tests
 from tests.gradients.check import check_gradient
@@ -321,3 +322,17 @@ def test_a_loaded_model_with_control_flow_is_trained(is_then: bool):
     for _ in range(3):
         assert float(session.step(feeds)) == pytest.approx(float(loss.as_ndarray()), rel=1e-5)
         loss.update(rm.graph.Sgd(0.1))
+
+
+def test_what_has_no_gradient_may_lie_before_what_is_trained():
+    ((text, message),) = [(text, m) for text, m in REFUSED.items() if text.lstrip().startswith("f (float[2] x")]
+    x, w = normal(1).repeat(2), normal(1)
+    y, _ = rm.load(model_of(text))(rm.graph.StaticVariable(x), rm.graph.StaticVariable(w))
+    dense = rm.graph.Dense(1)
+    loss = rm.graph.ConstantLoss()(dense(rm.graph.reshape(y, [1, 3])))
+    loss.backward()
+    np.testing.assert_allclose(loss.get_gradient(dense.params["w"]).as_ndarray(), y.as_ndarray()[:, None], rtol=1e-6)
+    element = next(node for node in ancestors([y.output]) if np.array_equal(getattr(node, "array", None), x))
+    with pytest.raises(GradientError) as error:
+        loss.get_gradient(element.output)
+    assert str(error.value) == message
