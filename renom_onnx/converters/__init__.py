@@ -10,7 +10,7 @@ from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.lora import adapter_base, lora, merge_lora
 from renom_onnx.converters.lowering import lower
 from renom_onnx.converters.show import summarize, write_page
-from renom_onnx.converters.surgery import add_prefix, convert_opset, externalize, inline, merge, strip
+from renom_onnx.converters.surgery import add_prefix, append_training, convert_opset, externalize, inline, merge, strip
 from renom_onnx.converters.vjp import vjp
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LoadedModel",
     "adapter_base",
     "add_prefix",
+    "append_training",
     "convert_opset",
     "doctor",
     "export",

@@ -79,8 +79,8 @@ def merge(
     _check_values(one, two, fed)
     _check_names(one, two, fed)
     _connect(two, fed)
-    two = _with_own_functions(one, two)
-    one.opset_import.extend(_new_imports(one, two))
+    two = with_own_functions(one, two)
+    one.opset_import.extend(new_imports("merge", one, two))
     one.ir_version = max(one.ir_version, two.ir_version)
     replace_all(one.metadata_props, _metadata(one, two))
     _join(one, two, set(fed.values()))
@@ -134,7 +134,7 @@ def _connect(model: onnx.ModelProto, fed: Mapping[str, str]) -> None:
     replace_all(model.graph.value_info, [value for value in model.graph.value_info if value.name not in fed.values()])
 
 
-def _with_own_functions(one: onnx.ModelProto, two: onnx.ModelProto) -> onnx.ModelProto:
+def with_own_functions(one: onnx.ModelProto, two: onnx.ModelProto) -> onnx.ModelProto:
     """Return the second model, calling functions of its own where the first has others of the same name."""
     known = functions_of(one)
     functions = functions_of(two)
@@ -155,12 +155,13 @@ def _with_own_functions(one: onnx.ModelProto, two: onnx.ModelProto) -> onnx.Mode
     return two
 
 
-def _new_imports(one: onnx.ModelProto, two: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
+def new_imports(caller: str, one: onnx.ModelProto, two: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
+    """Return what the second model imports and the first does not."""
     known = opsets_of(one)
     for domain, version in opsets_of(two).items():
         if known.get(domain, version) != version:
             raise ConversionError(
-                f"merge: the models must use the same version of domain {domain}, got {known[domain]} and {version}."
+                f"{caller}: the models must use the same version of domain {domain}, got {known[domain]} and {version}."
             )
     return [entry for entry in two.opset_import if entry.domain not in known and entry.domain != "ai.onnx"]
 

@@ -173,6 +173,13 @@ CASES: dict[str, tuple[str, Callable[..., tuple[torch.Tensor, ...]]]] = {
         y = MaxPool <kernel_shape = [2, 2]> (x)
         dx = Gradient <xs = ["x"], y = "y"> (x) }""",
         lambda x: ((y := torch.nn.functional.max_pool2d(x, 2, 1)), *grad(y, x))),
+    "a branch": (
+        """f (float[3] x, float[3] z) => (float[3] dx) {
+        s = ReduceSum <keepdims = 0> (z) zero = Constant <value: tensor = float {0}> () c = Greater (s, zero)
+        y = If (c) <then_branch = a () => (float[3] p) { p = Exp (x) },
+                    else_branch = b () => (float[3] q) { n = Sin (x) q = Mul (n, x) }>
+        dx = Gradient <xs = ["x"], zs = ["z"], y = "y"> (x, z) }""",
+        lambda x, z: grad(x.exp() if z.sum() > 0 else x.sin() * x, x)),
     "a branch that x does not reach": (
         """f (float[3] x, float[3] z) => (float[3] dx) {
         s = ReduceSum <keepdims = 0> (z) zero = Constant <value: tensor = float {0}> () c = Greater (s, zero)
