@@ -16,6 +16,7 @@ import onnx
 
 from renom_onnx.converters.encoding import array_of, value_type
 from renom_onnx.converters.importer import Call, ImportedGraph, import_graph, static_leaf
+from renom_onnx.converters.lowering import has_training_operators
 from renom_onnx.converters.operands import Operands, meet
 from renom_onnx.converters.recovery import Recovery
 from renom_onnx.converters.settings import read_settings
@@ -35,7 +36,7 @@ _TRAIN = re.compile(r"(.+)\.train(?:_\d+)?")
 
 def is_continuable(model: onnx.ModelProto) -> bool:
     """Whether the model has a training step that can be built again: one whose updates are calls of our functions."""
-    if len(model.training_info) != 1:
+    if len(model.training_info) != 1 or has_training_operators(model):
         return False
     keys = {binding.key for binding in model.training_info[0].update_binding}
     return any(

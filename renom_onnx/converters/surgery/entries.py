@@ -99,8 +99,8 @@ def _check_shared(one: onnx.ModelProto, two: onnx.ModelProto) -> None:
         trained.append({binding.key for info in model.training_info for binding in info.update_binding})
     for name in sorted(held[0] & held[1] & (trained[0] ^ trained[1])):
         raise ConversionError(
-            f"append_training: a weight that one step trains and another reads must be in the graph, got {name!r}, which "
-            f"is not. Export both with an output that depends on it."
+            f"append_training: a weight that one step trains and another reads must be in the graph, got {name!r}, "
+            f"which is not. Export both with an output that depends on it."
         )
 
 

@@ -13,9 +13,9 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from renom_onnx.converters.encoding import array_of
-from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.structure import parts
+from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph.whole_file import write_whole
 
@@ -73,7 +73,7 @@ def externalize(
             set_external_data(tensor, name, offset, length)
             tensor.ClearField("raw_data")
             offset += length
-    write_file(result, target)
+    write_whole(target, lambda file: file.write(as_bytes(result)))
     return result
 
 

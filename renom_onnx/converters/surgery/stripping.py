@@ -9,7 +9,7 @@ import onnx
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.structure import drop_unused, replace_all
 
-PROGRESS = frozenset({"batch", "epoch", "optimizer", "seed"})
+PROGRESS = frozenset({"batch", "epoch", "optimizer", "seed", "settings"})
 """Metadata about a training that are nothing to an inference model."""
 
 

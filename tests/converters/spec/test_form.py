@@ -253,6 +253,16 @@ def test_the_file_is_written_by_export_training(tmp_path: Path):
     assert onnx.load(path) == model_of("mlp", "Adam", form="spec")
 
 
+@pytest.mark.parametrize("penalty", [None, G.L2(0.1)], ids=["plain", "penalty"])
+def test_load_reads_the_graph_and_leaves_the_training_step_to_sessions(penalty: G.L2 | None):
+    rm.set_seed(0)
+    network = perceptron()
+    loss = cross_entropy(network, features(8), class_indices(8))
+    network[0].params["w"].output.node.regularizer = penalty
+    model = rm.load(to_training_onnx(loss, G.Adam(0.01), form="spec"))
+    assert model.loss is None and list(model.outputs) == ["output"]
+
+
 def test_exporting_leaves_the_tree_as_it_is():
     rm.set_seed(0)
     loss, optimizer = LOSSES["mlp"](), G.Adam(0.01)

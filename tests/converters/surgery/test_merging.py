@@ -147,9 +147,9 @@ def test_metadata_of_both_are_kept_and_contradictions_about_training_left_out():
     one, two = adam(), add_prefix(Program("mlp", "Sgd", 18).model(), "b/")
     two.metadata_props.add(key="author", value="somebody")
     merged = merge(merge(one, parsed(WIDEN), {"output": "narrow"}), two, {"wide": "b/x"})
-    assert {e.key: e.value for e in merged.metadata_props} == {
-        "author": "somebody", "batch": "0", "epoch": "0", "seed": "0",
-    }  # fmt: skip
+    found = {entry.key: entry.value for entry in merged.metadata_props}
+    assert (found["author"], found["epoch"]) == ("somebody", "0")
+    assert "optimizer" not in found
 
 
 def test_the_models_that_are_merged_stay_as_they_are():
