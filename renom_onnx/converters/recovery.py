@@ -22,12 +22,16 @@ Kind = TypeVar("Kind", Optimizer, Regularizer)
 
 
 def by_name(base: type[Kind], key: Any) -> dict[str, type[Kind]]:
-    """Return the classes derived from one by the name that their function has in a file; later ones win."""
+    """Return the classes derived from one by the name that their function has in a file; later ones win.
+
+    A class that computes what its base does, such as one with other names for the arguments, gives way to the base.
+    """
     found: dict[str, type[Kind]] = {}
     stack: list[type[Kind]] = [base]
     while stack:
         derived = stack.pop(0)
-        found[key(derived)] = derived
+        if key(derived) not in found or not {"fragment", "penalty", "scalars"}.isdisjoint(vars(derived)):
+            found[key(derived)] = derived
         stack += derived.__subclasses__()
     del found[key(base)]
     return found

@@ -191,7 +191,7 @@ class _Writing:
 
     def _update(self, node: Node, optimizer: Optimizer) -> Sequence[Value]:
         """Return the next parameter and state by an operator of the specification."""
-        rewrite = REWRITES.get(type(optimizer))
+        rewrite = REWRITES.get(_formula(type(optimizer)))
         if rewrite is None:
             known = sorted(kind.__name__ for kind in REWRITES)
             raise ConversionError(
@@ -315,6 +315,11 @@ def _adamw(
     kept = w.decay(optimizer)
     kept = kept if kept.dtype == p.dtype else w.op.Cast(kept, to=p.dtype)
     return _adam(w, node, optimizer, w.op.Mul(p, kept), g, count, state)
+
+
+def _formula(kind: type[Optimizer]) -> type[Optimizer]:
+    """Return the class whose formula an optimizer computes: itself, or the one that it has the formula from."""
+    return next(base for base in kind.__mro__ if not {"fragment", "scalars"}.isdisjoint(vars(base)))
 
 
 REWRITES: Mapping[type[Optimizer], Rewrite] = {Adagrad: _adagrad, Adam: _adam, AdamW: _adamw, Sgd: _sgd}

@@ -185,6 +185,12 @@ def test_an_optimizer_of_the_users_own_is_found_by_its_name():
     assert as_bytes(to_training_onnx(model.loss, model.optimizer)) == as_bytes(file)
 
 
+def test_an_optimizer_that_only_calls_its_arguments_otherwise_gives_way_to_what_it_computes():
+    assert rm.Sgd(0.5).name == g.Sgd(0.5).name
+    model = rm.load(Program("mlp", "momentum", 18).model())
+    assert type(model.optimizer) is g.Sgd
+
+
 def test_an_inference_file_has_no_loss():
     model = rm.load(to_onnx(network()(X)))
     assert model.loss is None

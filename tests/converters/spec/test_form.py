@@ -29,12 +29,13 @@ OPTIMIZERS: dict[str, Callable[[], G.Optimizer]] = {
     "Adam-without-epsilon": lambda: G.Adam(0.01, epsilon=0.0),
     "Adam-with-a-large-epsilon": lambda: G.Adam(0.01, 0.8, 0.9, 1e-2),
     "AdamW": lambda: G.AdamW(0.01, weight_decay=0.1),
+    "v2.0's Sgd": lambda: rm.Sgd(0.05, momentum=0.9),
     "clipped-by-value": lambda: G.Sgd(0.05, clip_value=0.01),
     "clipped-by-norm": lambda: G.Adam(0.01, clip_norm=0.1),
     "accumulated": lambda: G.Adam(0.01, accumulate=2),
     "scaled": lambda: G.Sgd(0.05, momentum=0.9, loss_scale=G.LossScale(1024)),
 }
-EXACT = {"Sgd", "Sgd-momentum", "Sgd-nesterov", "Adagrad", "clipped-by-value", "scaled"}
+EXACT = {"Sgd", "v2.0's Sgd", "Sgd-momentum", "Sgd-nesterov", "Adagrad", "clipped-by-value", "scaled"}
 """Where both forms compute the same: Adam's attributes are float32 in the file, and its epsilon is compensated."""
 
 
