@@ -15,6 +15,8 @@ Array = np.ndarray[Any, Any]
 CLASSES = ("disc", "square", "cross")
 SIZE = 16
 N_TRAIN, N_TEST = 1200, 300
+N_IMAGES = 60
+"""Images that are also written as files."""
 ACCURACY = 0.95
 """What the network must reach on images that it was not trained on."""
 
@@ -46,10 +48,12 @@ def run(options: argparse.Namespace) -> int:
     rm.export_training(loss, optimizer, folder / "shapes.train.onnx")
     np.savez(folder / "shapes.npz", x=images[test], y=labels[test])
     np.save(folder / "one.npy", images[test][:1])
+    write_images(folder / "images", images[test][:N_IMAGES], labels[test])
     scores = rm.runtime.InferenceSession(folder / "shapes.onnx").run({"x": images[test]})["output"]
     accuracy = float(np.mean(scores.argmax(axis=1) == labels[test]))
 
     files = [folder / name for name in ("shapes.onnx", "shapes.train.onnx", "shapes.npz", "one.npy")]
+    pictures = folder / "images"
     if options.json:
         facts = {"files": [str(file) for file in files], "losses": list(history.losses), "accuracy": accuracy}
         print_json({**facts, "classes": list(CLASSES)})
@@ -59,12 +63,14 @@ def run(options: argparse.Namespace) -> int:
     meanings = ("the model, for any ONNX runtime", "the same, which can be trained on", "images and labels", "an image")
     for file, meaning in zip(files, meanings, strict=True):
         print(f"  {file_text(file):<36} {meaning}")
+    print(f"  {pictures!s:<36} {N_IMAGES} images as files, by class")
     if accuracy < ACCURACY:
         print(f"FAILED: the accuracy must be {ACCURACY:.0%} or more.")
         return PROBLEM
     page = folder / "shapes.html"
     print(f"Try next:\n  renom-onnx doctor {files[0]}\n  renom-onnx show {files[1]} --html {page}")
     print(f"  renom-onnx infer {files[0]} {files[2]}")
+    print(f"  renom-onnx train {files[1]} {pictures} --validation 0.2")
     return DONE
 
 
@@ -87,13 +93,25 @@ def shapes(n: int, generator: np.random.Generator) -> tuple[Array, Array]:
     return images, labels.astype(np.int64)
 
 
+def write_images(folder: Path, images: Array, labels: Array) -> None:
+    """Write images as .pgm files, in a folder for each class."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=False)):
+        path = folder / f"{label}-{CLASSES[label]}" / f"{number:03}.pgm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = (image[0].clip(0, 1) * 255).round().astype(np.uint8)
+        path.write_bytes(f"P5 {SIZE} {SIZE} 255\n".encode() + pixels.tobytes())
+
+
 COMMAND = Command(
     "demo",
     "train a small network in seconds and write the files that all examples use",
     "Train a small network to tell discs, squares and crosses apart, write it as an inference file and as a file that "
     "can be trained on, and check the files. Nothing is downloaded. Exit code 1 means that it did not learn enough.",
     (
-        ("renom-onnx demo", "writes demo/shapes.onnx, demo/shapes.train.onnx, demo/shapes.npz and demo/one.npy"),
+        (
+            "renom-onnx demo",
+            "writes demo/shapes.onnx, demo/shapes.train.onnx, demo/shapes.npz, demo/one.npy and demo/images",
+        ),
         ("renom-onnx demo --folder elsewhere --json", "into another folder, with a report as JSON"),
     ),
     add_arguments,

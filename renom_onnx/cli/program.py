@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from renom_onnx.cli.command import DONE, ERROR, PROGRAM, Command, UsageError
 from renom_onnx.errors import RenomError
 
-MODULES = ("demo", "doctor", "show", "lint", "infer", "export", "devices")
+MODULES = ("demo", "doctor", "show", "lint", "make_trainable", "train", "infer", "export", "devices")
 """Modules of this folder with a COMMAND each, in the order of the help."""
 INTERRUPTED = 130
 

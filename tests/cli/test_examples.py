@@ -77,7 +77,7 @@ def test_demo_says_what_it_wrote_and_what_to_do_next(folder: Path, tmp_path: Pat
         if not name.endswith("npz"):  # zip archives hold the time
             assert (tmp_path / "demo" / name).read_bytes() == (folder / "demo" / name).read_bytes()
     lines = out[out.index("Try next:") :].splitlines()[1:]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         assert run(line.strip(), folder)[0] == 0
 

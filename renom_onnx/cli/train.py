@@ -1,0 +1,155 @@
+"""``renom-onnx train``: train a trainable file on data."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from renom_onnx.cli.arguments import add_model, file_text, positive, print_json
+from renom_onnx.cli.command import DONE, Command, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_model(parser)
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="an .npz with an array for each input, NAME=FILE.npy for each, a .csv with --columns, or a folder of "
+        "images with a folder for each class",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to write checkpoints (default: MODEL itself)"
+    )
+    parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="passes over the data (default: 10)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="rows of a step (default: 32)")
+    parser.add_argument(
+        "--validation", type=float, metavar="SHARE", help="share of the rows to validate on, such as 0.2"
+    )
+    parser.add_argument("--learning-rate", type=float, metavar="R", help="step size (default: the file's)")
+    parser.add_argument(
+        "--columns", action="append", default=[], metavar="INPUT=A,B", help="columns of a .csv for an input; repeatable"
+    )
+    parser.add_argument("--mean", type=_numbers, default=(0.0,), metavar="M", help="of image channels from 0 to 1")
+    parser.add_argument("--std", type=_numbers, default=(1.0,), metavar="S", help="of image channels from 0 to 1")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint at --output, if there is one")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the losses as a PNG (needs matplotlib)")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the inference model too")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffling and the split (default: 0)")
+    parser.add_argument(
+        "--device", action="append", metavar="DEVICE", help="cpu, cuda or cuda:1; repeated, they train as one"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, write a checkpoint after every epoch, and report."""
+    import renom_onnx as rm
+    from renom_onnx.cli.training_data import read, split
+    from renom_onnx.graph.distributor import Distributor
+
+    output: Path = options.output or options.model
+    start = output if options.resume and output.exists() else options.model
+    rm.set_seed(options.seed)
+    model = rm.load(start)
+    if model.optimizer is None:
+        raise UsageError(f"{start}: it must hold a training step. Give it one: renom-onnx make-trainable")
+    wanted = _wanted(model)
+    names = [w.name for w in wanted]
+    sources = read(options.data, wanted, columns=options.columns, mean=options.mean, std=options.std)
+    held = None
+    if options.validation is not None:
+        sources, rows = split(sources, options.validation, options.seed)
+        held = Distributor("train", [rows[name] for name in names], names, options.batch_size, shuffle=False)
+    data = Distributor("train", [sources[name] for name in names], names, options.batch_size, shuffle=True)
+    data.epoch = done = _epoch(start)
+    loss = model.connect_loss(*data.get_output_graphs())
+    if options.learning_rate is not None:
+        model.optimizer.learning_rate = options.learning_rate
+    executor = loss.get_training_executor(model.optimizer, devices=options.device)
+    remaining = options.epochs if not options.resume else max(0, options.epochs - (done - _epoch(options.model)))
+    is_classifier = any(w.is_target and w.dtype.kind in "iu" for w in wanted)
+    judged = {"accuracy": rm.runtime.metric.Accuracy()} if is_classifier and held is not None else None
+    history = executor.execute(
+        remaining, validation=held, metrics=judged, callbacks=[lambda epoch: executor.save(output)]
+    )
+    if not remaining and start != output:
+        shutil.copyfile(start, output)
+    if options.plot is not None:
+        history.plot(options.plot)
+    if options.export is not None:
+        executor.session.export_inference(options.export)
+    _report(options, output, history, len(data))
+    return DONE
+
+
+def _report(options: argparse.Namespace, output: Path, history: Any, n_rows: int) -> None:
+    facts = {"losses": history.losses, "validation_losses": history.validation_losses, **history.metrics}
+    if options.json:
+        print_json({"file": str(output), "rows": n_rows, **facts})
+        return
+    for name, values in facts.items():
+        if values:
+            title = name.replace("_", " ").removesuffix("es") if name.endswith("losses") else name
+            print(f"{title:<16} {values[0]:.4f} -> {values[-1]:.4f}")
+    if not history.losses:
+        print("Nothing was left to train.")
+    print(f"Wrote {file_text(output)} after {len(history.losses)} epochs over {n_rows} rows.")
+    for path in (options.export, options.plot):
+        if path is not None:
+            print(f"Wrote {file_text(path)}.")
+
+
+def _wanted(model: Any) -> list[Any]:
+    """Return the inputs of the training step: those of the model, and then the targets."""
+    from renom_onnx.cli.training_data import Wanted
+    from renom_onnx.graph.node import Input, ancestors
+
+    leaves = [node for node in ancestors([model.loss.output]) if isinstance(node, Input)]
+    by_name = {str(leaf.name): leaf.output for leaf in leaves}
+    order = [*(name for name in model.inputs if name in by_name), *(n for n in by_name if n not in model.inputs)]
+    return [Wanted(n, by_name[n].dtype, by_name[n].shape, is_target=n not in model.inputs) for n in order]
+
+
+def _epoch(path: Path) -> int:
+    """Return how many epochs a file has been trained for."""
+    from renom_onnx.converters.importer import read_model
+
+    return next((int(entry.value) for entry in read_model(path).metadata_props if entry.key == "epoch"), 0)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it must be numbers with commas between them, got {text!r}") from None
+
+
+COMMAND = Command(
+    "train",
+    "train a trainable file on arrays, a table, or a folder of images by class",
+    "Train a file that make-trainable or rm.export_training wrote, and write it back after every epoch: a checkpoint "
+    "from which training goes on. The optimizer and its state are in the file.",
+    (
+        (
+            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 2 --output demo/more.onnx",
+            "two more passes, over other images",
+        ),
+        (
+            "renom-onnx train demo/shapes.train.onnx demo/images --validation 0.2 --output demo/files.onnx",
+            "on a folder of images, a fifth of them held back to validate on",
+        ),
+        (
+            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 3 --output demo/more.onnx --resume --json",
+            "go on from the checkpoint until three passes are done",
+        ),
+        (
+            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --output demo/on.onnx --export demo/plain.onnx",
+            "and write the trained model for any runtime",
+        ),
+    ),
+    add_arguments,
+    run,
+)
