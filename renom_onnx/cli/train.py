@@ -138,15 +138,15 @@ COMMAND = Command(
             "two more passes, over other images",
         ),
         (
-            "renom-onnx train demo/shapes.train.onnx demo/images --validation 0.2 --output demo/files.onnx",
+            "renom-onnx train demo/shapes.train.onnx demo/images --validation 0.2 --output demo/new.onnx",
             "on a folder of images, a fifth of them held back to validate on",
         ),
         (
-            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 3 --output demo/more.onnx --resume --json",
+            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 3 --output demo/more.onnx --resume",
             "go on from the checkpoint until three passes are done",
         ),
         (
-            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --output demo/on.onnx --export demo/plain.onnx",
+            "renom-onnx train demo/shapes.train.onnx demo/images --export demo/plain.onnx --json",
             "and write the trained model for any runtime",
         ),
     ),
