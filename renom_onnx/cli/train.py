@@ -134,7 +134,7 @@ COMMAND = Command(
     "from which training goes on. The optimizer and its state are in the file.",
     (
         (
-            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 2 --output demo/more.onnx",
+            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 2 --output demo/on.onnx",
             "two more passes, over other images",
         ),
         (
@@ -142,11 +142,11 @@ COMMAND = Command(
             "on a folder of images, a fifth of them held back to validate on",
         ),
         (
-            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 3 --output demo/more.onnx --resume",
+            "renom-onnx train demo/shapes.train.onnx demo/shapes.npz --epochs 3 --output demo/on.onnx --resume",
             "go on from the checkpoint until three passes are done",
         ),
         (
-            "renom-onnx train demo/shapes.train.onnx demo/images --export demo/plain.onnx --json",
+            "renom-onnx train demo/on.onnx demo/images --epochs 1 --export demo/plain.onnx --json",
             "and write the trained model for any runtime",
         ),
     ),
