@@ -79,7 +79,9 @@ class Continuation:
                 continue
             self._moving[key] = self._unselected(key, value)
             if key not in leaves:
-                tensor = next(t for t in algorithm.initializer if t.name == key)
+                tensor = next((t for t in algorithm.initializer if t.name == key), None)
+                if tensor is None:
+                    raise ConversionError(f"load: update_binding must name initializers, got {key!r}, which is none.")
                 state = State(self._initial(key, array_of(tensor)), key, None)
                 state.array = array_of(tensor).copy()
                 state.name = state.output.name = key

@@ -53,6 +53,11 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     Raises:
         ConversionError: it does not hold what its type and sizes say.
     """
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:  # what was read from a path has its data by now
+        raise ConversionError(
+            f"load: a model must hold the data of its tensors or be given as a path beside their file, got "
+            f"{tensor.name!r}, which is elsewhere."
+        )
     try:
         if any(size < 0 for size in tensor.dims):
             raise ValueError(f"a size of {min(tensor.dims)}")

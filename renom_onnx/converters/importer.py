@@ -16,6 +16,7 @@ from renom_onnx.converters.encoding import array_of, dense_array, value_type
 from renom_onnx.converters.external_data import load_training_data
 from renom_onnx.converters.library import Library
 from renom_onnx.converters.reader import GraphReader, declared_types, domain_versions
+from renom_onnx.converters.text import require_text
 from renom_onnx.converters.unification import Symbols
 from renom_onnx.errors import ConversionError, first_line
 from renom_onnx.graph import schema
@@ -59,6 +60,7 @@ def read_model(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.
     else:
         what = "the bytes" if isinstance(model, bytes) else str(model)
         proto = _parsed(model, what)
+    require_text(proto)
     graphs = [proto.graph, *(info.algorithm for info in proto.training_info)]
     for tensor in (tensor for graph in graphs for tensor in graph.initializer):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -168,7 +170,10 @@ def import_graph(
         layers=call.layers if call is not None else (),
         kept=call.kept if call is not None else None,
     )
-    reader.read(model.graph.node)
+    try:
+        reader.read(model.graph.node)
+    except RecursionError as e:
+        raise ConversionError("load: graphs and functions must be nested a few hundred deep at most, got more.") from e
     graph.nodes = reader.nodes
     graph.values = {name: value for name, value in values.items() if value is not None}
     for info in model.graph.output:

@@ -41,6 +41,10 @@ class Formal:
     is_variadic: bool
 
 
+_NO_FORMAL = Formal("input", "", frozenset(), is_optional=False, is_variadic=True)
+"""Of an input that an operator without any is given."""
+
+
 @dataclass(frozen=True)
 class Attribute:
     """A formal attribute: kind is int, float, string, tensor, graph, type_proto or their plurals."""
@@ -66,7 +70,7 @@ class Operator:
 
     def input(self, index: int) -> Formal:
         """Return the formal of one actual input; a variadic formal serves all that follow."""
-        return self.inputs[min(index, len(self.inputs) - 1)]
+        return self.inputs[min(index, len(self.inputs) - 1)] if self.inputs else _NO_FORMAL
 
     def output(self, index: int) -> Formal:
         """Return the formal of one actual output."""
