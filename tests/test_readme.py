@@ -32,6 +32,11 @@ def test_programs_train(after_running: dict[str, object]):
     assert last < first / 2
 
 
+def test_the_tuned_model_learned(after_running: dict[str, object]):
+    losses = after_running["losses"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
 def test_stock_onnxruntime_trains_on(after_running: dict[str, object]):
     assert after_running["batch_loss"] < after_running["history"].losses[0] / 2
     assert after_running["state"]["step"] == 10 * 40 + 1 + 40
@@ -65,6 +70,14 @@ def test_extras_exist():
 def test_modules_exist():
     for module in re.findall(r"python -m ([\w.]+)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_commands_of_the_program_exist():
+    from renom_onnx.cli.program import commands
+
+    found = re.findall(r"^renom-onnx (\S+)", README, re.MULTILINE)
+    assert len(found) >= 5
+    assert set(found) <= set(commands())
 
 
 def test_links_lead_somewhere():
