@@ -317,8 +317,8 @@ def test_a_loaded_model_with_control_flow_is_trained(is_then: bool):
     file = to_training_onnx(loss, rm.graph.Sgd(0.1))
     assert lint(file) == []
     session = TrainingSession(file, "cpu", threads=1)
-    (first,), (second, _) = ([i.name for i in g.input] for g in (file.graph, file.training_info[0].algorithm))
-    feeds = {first: x, second: target}
+    (label, _) = (i.name for i in file.training_info[0].algorithm.input)
+    feeds = {"x": x, "c": c, label: target}
     for _ in range(3):
         assert float(session.step(feeds)) == pytest.approx(float(loss.as_ndarray()), rel=1e-5)
         loss.update(rm.graph.Sgd(0.1))
