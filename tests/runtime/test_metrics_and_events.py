@@ -119,6 +119,7 @@ def test_a_saved_executor_goes_on_as_if_it_had_not_stopped(tmp_path: Any):
         "epoch": "2",
         "optimizer": "Adam",
         "seed": "0",
+        "settings": '{"reduction": "mean"}',
     }
 
 
