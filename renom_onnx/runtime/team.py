@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 Job = Callable[[], Any]
-_Task = tuple[Job, "SimpleQueue[_Result]", int]
-_Result = tuple[int, Any, BaseException | None]
+_Result = tuple[Any, BaseException | None]
+_Task = tuple[Job, list[_Result | None], int, "SimpleQueue[None]"]
 
 
 class Team:
@@ -34,36 +35,52 @@ class Team:
     def run(self, jobs: Sequence[Job]) -> list[Any]:
         """Run the jobs at the same time, one for each device, and return their results when all have ended.
 
+        An interrupt by the user waits for them too: what they use must not be used again before.
+
         Raises:
             BaseException: that of the first job that raised.
         """
-        answers: SimpleQueue[_Result] = SimpleQueue()
-        for i, (queue, job) in enumerate(zip(self._queues, jobs[1:], strict=True), 1):
-            queue.put((job, answers, i))
-        results = [_done(jobs[0], 0), *(answers.get() for _ in self._queues)]
-        results.sort(key=lambda result: result[0])
-        for _, _, error in results:
+        results: list[_Result | None] = [None] * len(jobs)
+        ended: SimpleQueue[None] = SimpleQueue()
+        n_asked = 1
+        try:
+            for i, (queue, job) in enumerate(zip(self._queues, jobs[1:], strict=True), 1):
+                queue.put((job, results, i, ended))
+                n_asked += 1
+            results[0] = _done(jobs[0])
+            for _ in self._queues:
+                ended.get()
+        except KeyboardInterrupt:
+            while any(result is None for result in results[1:n_asked]):
+                time.sleep(0.001)
+            raise
+        values = []
+        for result in results:
+            assert result is not None
+            value, error = result
             if error is not None:
                 raise error
-        return [value for _, value, _ in results]
+            values.append(value)
+        return values
 
     def close(self) -> None:
         """End the threads."""
         self._stop()
 
 
-def _done(job: Job, number: int) -> _Result:
+def _done(job: Job) -> _Result:
     try:
-        return number, job(), None
+        return job(), None
     except BaseException as error:  # raised again by the thread that asked for the job
-        return number, None, error
+        return None, error
 
 
 def _work(queue: SimpleQueue[_Task | None]) -> None:
     while (task := queue.get()) is not None:
-        job, answers, number = task
-        answers.put(_done(job, number))
-        del task, job, answers  # an idle thread keeps nothing alive
+        job, results, number, ended = task
+        results[number] = _done(job)
+        ended.put(None)
+        del task, job, results, ended  # an idle thread keeps nothing alive
 
 
 def _stop(queues: Sequence[SimpleQueue[_Task | None]]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,3 +136,39 @@ def test_the_first_error_in_the_order_of_the_devices_is_raised_when_all_have_end
     assert sorted(ended) == [0, 1, 2]
     assert team.run([lambda: "a", lambda: "b", lambda: "c"]) == ["a", "b", "c"]
     team.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system cannot interrupt a thread")
+def test_an_interrupt_waits_for_all_devices():
+    """The signal comes to the caller while it waits for the other device."""
+    ended: list[bool] = []
+    caller = threading.get_ident()
+
+    def long() -> None:
+        time.sleep(0.05)
+        signal.pthread_kill(caller, signal.SIGINT)
+        time.sleep(0.2)
+        ended.append(True)
+
+    team = Team(2)
+    with pytest.raises(KeyboardInterrupt):
+        team.run([lambda: None, long])
+    assert ended == [True]
+    assert team.run([lambda: 1, lambda: 2]) == [1, 2]
+
+
+def test_a_session_that_nobody_holds_ends_its_threads():
+    def threads() -> int:
+        return sum(thread.name.startswith("renom_onnx device") for thread in threading.enumerate())
+
+    gc.collect()
+    before = threads()
+    model = Program("mlp", "Sgd", 18).model()
+    session = ParallelTrainingSession(model, ["cpu"] * 3)
+    session.step(feeds(model, 8))
+    assert threads() == before + 2
+    del session
+    deadline = time.monotonic() + 10
+    while threads() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads() == before

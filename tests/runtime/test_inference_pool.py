@@ -13,7 +13,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import to_onnx, to_training_onnx
-from renom_onnx.runtime import InferencePool, InferenceSession
+from renom_onnx.runtime import Device, InferencePool, InferenceSession
 from tests.converters.programs import classes, features, graph, images, mlp, perceptron
 
 FEEDS = [{"x": features(rows)} for rows in (1, 4, 2, 7, 4, 3, 5, 9)]
@@ -106,7 +106,7 @@ def unknown_operator() -> None:
     InferencePool(made, ["cpu"])
 
 
-MESSAGES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
+MESSAGES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no device": (
         never_open,
         rm.RunError,
@@ -117,6 +117,11 @@ MESSAGES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
         rm.RunError,
         "InferencePool: there must be a device, and room for one request to wait, got devices ['cpu'] and "
         "max_waiting 0.",
+    ),
+    "devices of two kinds": (
+        lambda: InferencePool(model(), [Device("cpu"), Device("cuda", 1)]),
+        rm.DeviceError,
+        "InferencePool: devices must be of one kind, got ['cpu', 'cuda:1'].",
     ),
     "closed": (closed, rm.RunError, "InferencePool: the pool must be open, got one that was closed."),
     "an unknown operator": (unknown_operator, rm.RunError, "onnxruntime refused the model: "),
