@@ -17,6 +17,8 @@ from renom_onnx.runtime.tensor import Tensor
 class Engine(ABC):
     """What several devices need of each other; every process has one, and a number of devices of its own.
 
+    `LocalEngine` has an example.
+
     Attributes:
         rank: number of this process, from 0; rank 0 shows progress and writes files.
         size: number of processes.
@@ -57,6 +59,14 @@ class LocalEngine(Engine):
     Args:
         reduction: how buffers are added; default: by NCCL where it is installed and the devices are different GPUs,
             else in host memory.
+
+    Example:
+        >>> import numpy as np
+        >>> from renom_onnx.runtime import parse_device
+        >>> buffers = [Tensor.from_array(np.full(2, i, np.float32), parse_device("cpu")) for i in (1, 2)]
+        >>> LocalEngine().allreduce(buffers)
+        >>> [buffer.read().tolist() for buffer in buffers]
+        [[3.0, 3.0], [3.0, 3.0]]
     """
 
     def __init__(self, reduction: Reduction | None = None) -> None:
