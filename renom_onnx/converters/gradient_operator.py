@@ -30,7 +30,7 @@ from renom_onnx.converters.structure import (
     subgraphs,
     value_names,
 )
-from renom_onnx.converters.training_info import joined, needed, read_names, with_graph
+from renom_onnx.converters.training_info import needed, read_names, with_graph
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
 from renom_onnx.graph.backward import reverse_walk
@@ -102,8 +102,9 @@ class GradientLowering:
 
     def _replace(self, graph: onnx.GraphProto, outer: onnx.GraphProto | None, position: int) -> None:
         """Replace the Gradient at a position; those before it are lowered."""
-        whole = joined(outer, graph) if outer is not None else graph
-        gradient = Gradient.of(graph.node[position], value_names(whole))
+        whole = _frame([graph] if outer is None else [outer, graph])
+        names = value_names(graph) | (value_names(outer) if outer is not None else set())
+        gradient = Gradient.of(graph.node[position], names)
         before = [*(outer.node if outer is not None else []), *graph.node[:position]]
         copies, new = self._elsewhere(gradient, before)
         before += copies
@@ -158,10 +159,8 @@ class GradientLowering:
         y: str,
     ) -> ImportedGraph:
         """Read the nodes between the values and y as a graph, in which the values are inputs."""
-        known = onnx.GraphProto()
-        known.CopyFrom(whole)
-        replace_all(known.node, before)
-        types = inferred_types(self._model, known)
+        replace_all(whole.node, before)
+        types = inferred_types(self._model, whole)
         cut = set(leaves)
         sub = onnx.GraphProto(name="part")
         written: set[str] = set()
@@ -214,6 +213,20 @@ class GradientLowering:
             is_own = not gradient_of_x.node.is_leaf and gradient_of_x not in found
             found.append(gradient_of_x if is_own else op.Identity(gradient_of_x))
         return found
+
+
+def _frame(graphs: Iterable[onnx.GraphProto]) -> onnx.GraphProto:
+    """Return graphs as one, without nodes and without the data of large initializers."""
+    frame = onnx.GraphProto(name="whole")
+    for graph in graphs:
+        for field in ("input", "output", "value_info"):
+            getattr(frame, field).extend(getattr(graph, field))
+        for tensor in graph.initializer:
+            if math.prod(tensor.dims) <= LARGEST_SETTING:
+                frame.initializer.append(tensor)
+            else:
+                frame.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return frame
 
 
 def _leaves(gradient: Gradient, before: Sequence[onnx.NodeProto], new: Mapping[str, str]) -> set[str]:

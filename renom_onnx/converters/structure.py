@@ -166,16 +166,16 @@ def names_in(attribute: onnx.AttributeProto | None) -> list[str]:
     if attribute is None:
         return []
     texts = [attribute.s] if attribute.type == onnx.AttributeProto.STRING else attribute.strings
-    return [text.decode() for text in texts]
+    return [text.decode(errors="replace") for text in texts]
 
 
 def rename_in_attributes(node: onnx.NodeProto, new: Callable[[str], str]) -> None:
     """Give the values that a Gradient names in its attributes another name."""
     for attribute in named_values(node):
         if attribute.type == onnx.AttributeProto.STRING:
-            attribute.s = new(attribute.s.decode()).encode()
+            attribute.s = new(attribute.s.decode(errors="replace")).encode()
         else:
-            attribute.strings[:] = [new(name.decode()).encode() for name in attribute.strings]
+            attribute.strings[:] = [new(name.decode(errors="replace")).encode() for name in attribute.strings]
 
 
 def named_values(node: onnx.NodeProto) -> list[onnx.AttributeProto]:

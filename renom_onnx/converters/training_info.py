@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.encoding import array_of
+from renom_onnx.converters.encoding import array_of, copy_field
 from renom_onnx.converters.importer import captured
 from renom_onnx.converters.structure import named_values, names_in
 from renom_onnx.errors import ConversionError
@@ -95,8 +95,9 @@ def joined(graph: onnx.GraphProto, algorithm: onnx.GraphProto) -> onnx.GraphProt
 def with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
     """Return a model of another graph with the same functions and imports, and without training_info."""
     result = onnx.ModelProto()
-    result.CopyFrom(model)
-    result.ClearField("training_info")
+    for field, value in model.ListFields():
+        if field.name not in ("graph", "training_info"):
+            copy_field(result, field.name, value)
     result.graph.CopyFrom(graph)
     return result
 

@@ -275,7 +275,7 @@ class _Conversion:
 
 def _constant(node: onnx.NodeProto) -> dict[str, onnx.TensorProto]:
     """Return the small tensor that a Constant node holds, by its name."""
-    if node.op_type != "Constant" or domain_of(node):
+    if node.op_type != "Constant" or domain_of(node) or not node.output:
         return {}
     tensors = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
     if not tensors or len(tensors[0].dims) > 1 or sum(tensors[0].dims) > LARGEST_SETTING:
