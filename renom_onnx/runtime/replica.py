@@ -14,6 +14,7 @@ from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.graph.random import FIRST_SAMPLE
 from renom_onnx.runtime.assignment import check_assignment
+from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.capture import Capture
 from renom_onnx.runtime.chain import Chain, ChainSlot, DeviceMemory, Part
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
@@ -152,9 +153,8 @@ class Replica:
     def _open(self, stage: int, dims: Mapping[str, int] | None, *, captures: bool) -> Any:
         is_last = stage == len(self._models) - 1
         checks = self.device.kind == "cuda" and (captures or (self._cuda.strict and (is_last or dims is not None)))
-        session = open_session(
-            self._models[stage], self.device, dims=dims, capture=captures, record=checks, **self._options
-        )
+        model = for_sizes(self._models[stage], self.device, dims)
+        session = open_session(model, self.device, dims=dims, capture=captures, record=checks, **self._options)
         if checks:
             opset = default_opset(self._step.stages[stage].model)
             check_assignment(session, str(self.device), provider_names(), opset)

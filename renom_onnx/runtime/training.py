@@ -14,6 +14,7 @@ from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.assignment import check_assignment, check_capturable
+from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.capture import Capture
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.device import parse_device
@@ -158,7 +159,12 @@ class TrainingSession(Trainable):
         captures = self._cuda.cuda_graph and dims is not None and not len(self._runs)
         checks = self.device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
         session = open_session(
-            self._step_bytes, self.device, dims=dims, capture=captures, record=checks, **self._session_options
+            for_sizes(self._step_bytes, self.device, dims),
+            self.device,
+            dims=dims,
+            capture=captures,
+            record=checks,
+            **self._session_options,
         )
         if checks:
             check_assignment(session, str(self.device), provider_names(), default_opset(self._step.model))

@@ -1,0 +1,42 @@
+"""Bodies that a session runs in the place of those of the file, chosen when it is opened and all sizes are known."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from renom_onnx.converters.blocked import block_of, probe_model, with_blocked_convolutions
+from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.tree import as_bytes
+from renom_onnx.runtime.device import Device
+from renom_onnx.runtime.ort import onnxruntime
+
+
+def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> bytes:
+    """Return a step with the bodies that are best for a device and sizes.
+
+    Args:
+        model: a step that is right for the kind of device.
+        device: that runs it.
+        sizes: of all symbols; None where the session is to take any, which keeps its bodies.
+    """
+    if device.kind != "cpu" or sizes is None or not block_size():
+        return model
+    proto = read_model(model)
+    changed = with_blocked_convolutions(proto, block_size(), sizes)
+    return model if changed is proto else as_bytes(changed)
+
+
+@functools.cache
+def block_size() -> int:
+    """Return how many channels a block of this machine's onnxruntime has, 0 where it has no blocked kernels."""
+    module = onnxruntime()
+    model, feeds = probe_model()
+    options = module.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = module.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return block_of(session.run(None, feeds)[0])
+    except Exception:
+        return 0  # a release without these operators, or a processor without these kernels
