@@ -68,10 +68,12 @@ def conv_adjoint(op, dy, w, windows, group, image):
     """Return the gradient of Conv with respect to its image, from the gradient ``dy`` of its response.
 
     It is a ConvTranspose. With stride 1 it is also a Conv of dy with the kernel turned around, channels swapped and
-    padding extent - 1 - pad; that is faster where there are many channels and this padding is small.
+    padding extent - 1 - pad; that is faster for kernels of one tap, for groups, and where there are many channels, if
+    this padding is small.
     """
     pads = _pads_of_turned_kernel(windows)
-    if pads is not None and max(pads) <= 1 and (group > 1 or min(w.shape[:2]) >= MANY_CHANNELS):
+    gains = windows.n_taps == 1 or group > 1 or min(w.shape[:2]) >= MANY_CHANNELS
+    if pads is not None and max(pads) <= 1 and gains:
         turned = _swap_channels(op, _turn(op, w, windows), group)
         return op.shaped(op.Conv(dy, turned, dilations=windows.dilations, pads=pads, group=group), image)
     return put_back(op, dy, w, windows, group, image)
