@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import onnx
-from onnx import numpy_helper
 
-from renom_onnx.converters.encoding import copy_field, graph_shell
+from renom_onnx.converters.encoding import copy_field, graph_shell, write_data
 from renom_onnx.converters.writer import constant_proto, node_proto
 from renom_onnx.graph.body import Body, attribute_bodies, operand_count
 from renom_onnx.graph.node import Constant, Mutable, Node, Static, Value
@@ -34,7 +33,7 @@ def model_as_read(
     Args:
         shell: what is kept of the file.
         nodes: of its graph.
-        initializers: of its graph, by name; without them it has their names and types alone.
+        initializers: of its graph, by name; of those that are not among them it has names and types alone.
         state: initializers of its training step that may have changed.
     """
     model = onnx.ModelProto()
@@ -42,24 +41,18 @@ def model_as_read(
     _fill(model.graph, nodes, initializers)
     for tensor in (tensor for info in model.training_info for tensor in info.algorithm.initializer):
         if state and tensor.name in state:
-            tensor.CopyFrom(numpy_helper.from_array(state[tensor.name].array, tensor.name))
+            write_data(tensor, state[tensor.name].array)
     return model
 
 
 def _fill(graph: onnx.GraphProto, nodes: Iterable[Node], initializers: Mapping[str, Value] | None) -> None:
     """Give a shell its nodes, and its initializers the values of the leaves of these names."""
     graph.node.extend(as_read(node) for node in nodes)
-    if initializers is None:
-        return
-    tensors = list(graph.initializer)
-    del graph.initializer[:]
-    for tensor in tensors:
-        leaf = initializers[tensor.name].node
-        assert isinstance(leaf, Constant | Static | Mutable)
-        written = numpy_helper.from_array(leaf.array, tensor.name)
-        if tensor.doc_string:
-            written.doc_string = tensor.doc_string
-        graph.initializer.append(written)
+    for tensor in graph.initializer:
+        if initializers is not None and tensor.name in initializers:
+            leaf = initializers[tensor.name].node
+            assert isinstance(leaf, Constant | Static | Mutable)
+            write_data(tensor, leaf.array)
 
 
 def as_read(node: Node) -> onnx.NodeProto:

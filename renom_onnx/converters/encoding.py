@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,17 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
         raise ConversionError(
             f"load: a tensor must hold what its type and sizes say, got {tensor.name!r}: {first_line(e)}."
         ) from e
+
+
+def write_data(tensor: onnx.TensorProto, array: np.ndarray[Any, Any]) -> None:
+    """Give a tensor the values of an array of its type and sizes, whatever it held before."""
+    for field in ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)
+    if array.dtype.kind in "biufc" and array.dtype.isnative and sys.byteorder == "little":
+        tensor.raw_data = array.tobytes()  # as numpy_helper does, with a copy less
+    else:
+        tensor.MergeFrom(numpy_helper.from_array(array))
+        del tensor.dims[: len(array.shape)]
 
 
 def dense_array(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:
@@ -176,9 +188,10 @@ def graph_shell(graph: onnx.GraphProto) -> onnx.GraphProto:
         if entry.name not in ("node", "initializer"):
             copy_field(shell, entry.name, value)
     for tensor in graph.initializer:
-        shell.initializer.add(
-            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
-        )
+        bare = shell.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        bare.metadata_props.extend(tensor.metadata_props)
+        if tensor.HasField("doc_string"):
+            bare.doc_string = tensor.doc_string
     return shell
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner, version_converter
 
 from renom_onnx.converters.encoding import array_of, dense_array, value_type
 from renom_onnx.converters.external_data import load_training_data
@@ -96,27 +95,16 @@ def default_opset(model: onnx.ModelProto) -> int:
 
 
 def at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return the model, upgraded with onnx's version converter if its opset is older.
+    """Return the model, upgraded if its opset is older; see `convert_opset`.
 
     Raises:
-        ConversionError: the version converter cannot upgrade it.
+        ConversionError: an operator has no form at the newer opset.
     """
     if default_opset(model) >= opset:
         return model
-    if default_opset(model) < 9 and any(node.op_type == "Scan" for node in model.graph.node):
-        raise ConversionError(  # which the version converter takes for the Scan of today
-            f"load: a Scan of opset 8, with an axis for batches, must be written anew, got one in a model to upgrade. "
-            f"Convert it by hand, or export it again at opset {opset}."
-        )
-    try:
-        if model.functions:  # the version converter would drop them
-            model = inliner.inline_local_functions(model)
-        return version_converter.convert_version(model, opset)
-    except Exception as e:
-        raise ConversionError(
-            f"load: a model of opset {default_opset(model)} must be upgraded to {opset}, got from onnx's version "
-            f"converter: {first_line(e)}. Convert it by hand, or export it again at opset {opset}."
-        ) from e
+    from renom_onnx.converters.surgery.opset import convert_opset  # which reads models with this
+
+    return convert_opset(model, opset)
 
 
 def import_graph(

@@ -50,7 +50,7 @@ def load(
     def make_leaf(name: str, array: np.ndarray[Any, Any]) -> Leaf:
         if kinds.get(name, Kind.FIXED) is Kind.FIXED:
             return static_leaf(array)
-        leaf = (Statistic if kinds[name] is Kind.STATISTIC else Parameter)(np.array(array), None, name)
+        leaf = (Statistic if kinds[name] is Kind.STATISTIC else Parameter)(array, None, name)
         leaf.name = name
         leaf.trainable = leaf.trainable and name in trained
         return leaf

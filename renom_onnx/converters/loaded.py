@@ -16,7 +16,7 @@ from renom_onnx.graph import schema
 from renom_onnx.graph.body import Type
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer, current_layers
-from renom_onnx.graph.node import Value, type_text
+from renom_onnx.graph.node import Constant, Value, type_text
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at, user_site
@@ -163,14 +163,15 @@ class LoadedModel(Layer):
         if self._read is None:
             proto, leaves = self._bare(), self._graph.initializers
             if self.opset < schema.DEFAULT_OPSET:
-                proto = at_least_opset(self.to_proto(), schema.DEFAULT_OPSET)
+                small = {name: value for name, value in leaves.items() if isinstance(value.node, Constant)}
+                proto = at_least_opset(self._bare(small), schema.DEFAULT_OPSET)
                 leaves = import_graph(proto, leaves=leaves).initializers
             self._read = proto, leaves
         return self._read
 
-    def _bare(self) -> ModelProto:
-        """Return the model without the values of its initializers."""
-        return model_as_read(self._shell, [node for node, _ in self._graph.nodes])
+    def _bare(self, initializers: Mapping[str, Value] | None = None) -> ModelProto:
+        """Return the model with the values of these initializers alone."""
+        return model_as_read(self._shell, [node for node, _ in self._graph.nodes], initializers)
 
     def to_proto(self) -> ModelProto:
         """Return the model as it was read, with today's values of its parameters and of its training state."""

@@ -127,7 +127,7 @@ def _step_types(op_type: str, attributes: Mapping[str, Any], inputs: Sequence[Ty
 
 def without(shape: Shape | None, axis: int) -> Shape | None:
     """Return the shape of a slice along an axis."""
-    if shape is None:
+    if not shape:
         return None
     axis %= len(shape)
     return (*shape[:axis], *shape[axis + 1 :])
