@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     """Make it trainable and write it."""
     import renom_onnx as rm
     from renom_onnx.converters.export import write_file
-    from renom_onnx.converters.fine_tuning import OPTIMIZERS
+    from renom_onnx.graph.optimizers import OPTIMIZERS
 
     model: Any = rm.load(options.model)
     if options.batch_size:

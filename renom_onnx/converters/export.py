@@ -25,9 +25,9 @@ from renom_onnx.graph.layer import Layer
 from renom_onnx.graph.node import Input, Leaf, Mutable, Node, State, Value, ancestors
 from renom_onnx.graph.operators import apply
 from renom_onnx.graph.optimizer import Optimizer
-from renom_onnx.graph.optimizers import default_optimizer
+from renom_onnx.graph.optimizers import training_optimizer
 from renom_onnx.graph.parameter import Parameter
-from renom_onnx.graph.site import created_at
+from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.graph.update import Updates, updates
 from renom_onnx.graph.whole_file import write_whole
 
@@ -104,7 +104,7 @@ def export(
 
 def to_training_onnx(
     loss: GraphElement,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     *,
     outputs: Mapping[str, GraphElement] | None = None,
     opset: int | None = None,
@@ -121,7 +121,7 @@ def to_training_onnx(
 
     Args:
         loss: a loss, a sum of losses, or an element whose Sum is made small.
-        optimizer: default ``Sgd(0.01, momentum=0.4)``.
+        optimizer: or the name of one, such as "adam"; default ``Sgd(0.01, momentum=0.4)``.
         outputs: inference outputs by name, values that depend on no target; default: what the loss compares.
         opset: 18 to 21; default 18.
         inline: write functions out, for importers that do not know them.
@@ -145,7 +145,12 @@ def to_training_onnx(
     """
     if form not in FORMS:
         raise ConversionError(f"export_training: form must be one of {', '.join(FORMS)}, got {form!r}.")
-    optimizer = optimizer or default_optimizer()
+    optimizer = training_optimizer(optimizer, "export_training")
+    if not isinstance(loss, GraphElement):
+        raise ConversionError(
+            f"export_training: the loss must be an element, got {type(loss).__name__}. Call model and loss with data "
+            f"first: loss = SoftmaxCrossEntropy()(model(x), y). {created_at(user_site())}"
+        )
     backward = loss._backward_pass()
     if opset is not None and opset != backward.opset:
         tree_opset(ancestors([backward.loss]), opset)
@@ -158,7 +163,7 @@ def to_training_onnx(
 
 def export_training(
     loss: GraphElement,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer | str | None,
     path: str | os.PathLike[str],
     *,
     outputs: Mapping[str, GraphElement] | None = None,
@@ -296,6 +301,11 @@ def _named_outputs(
     if isinstance(source, Layer):
         source = _called(source, inputs)
     elements = [source] if isinstance(source, GraphElement) else list(source)
+    if not all(isinstance(element, GraphElement) for element in elements):
+        raise ConversionError(
+            f"export: the source must be an element, several, or a layer, got {type(source).__name__}. "
+            f"{created_at(user_site())}"
+        )
     values: list[Value] = []
     for element in elements:
         node = element.output.node

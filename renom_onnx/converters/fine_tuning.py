@@ -19,7 +19,7 @@ from renom_onnx.converters.load import load
 from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.promotion import with_weights_of_constants
 from renom_onnx.errors import ConversionError
-from renom_onnx.graph import optimizers, schema
+from renom_onnx.graph import schema
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.losses import (
     CrossEntropy,
@@ -32,6 +32,7 @@ from renom_onnx.graph.losses import (
 from renom_onnx.graph.node import BATCH, Dim, Input, Node, ancestors
 from renom_onnx.graph.operators import apply, integers
 from renom_onnx.graph.optimizer import Optimizer
+from renom_onnx.graph.optimizers import training_optimizer
 from renom_onnx.graph.parameter import Parameter, Statistic
 
 LOSSES: Mapping[str, type[Loss]] = {
@@ -40,10 +41,6 @@ LOSSES: Mapping[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "mean_squared": MeanSquared,
     "smooth_l1": SmoothL1,
-}
-OPTIMIZERS: Mapping[str, type[Optimizer]] = {
-    name.lower(): getattr(optimizers, name)
-    for name in ("Sgd", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "Rmsprop", "Lamb", "Lion")
 }
 LOGITS = {"softmax_cross_entropy": ("Softmax", "LogSoftmax"), "sigmoid_cross_entropy": ("Sigmoid",)}
 """Losses that take scores, and the operators at the end of a model whose input these are."""
@@ -158,7 +155,7 @@ class FineTuning:
         dropout: float | None = None,
     ) -> None:
         self.notes: list[str] = []
-        self.optimizer = _optimizer(optimizer)
+        self.optimizer = training_optimizer(optimizer, "make_trainable")
         self.model = self._loaded(model, output, dropout)
         self._name = self._chosen(loss, output)
         self._labels = labels
@@ -317,16 +314,6 @@ class FineTuning:
                 "There is no BatchNormalization: if the original had any, the exporter folded it into the "
                 "convolutions, where it stays."
             )
-
-
-def _optimizer(optimizer: Optimizer | str | None) -> Optimizer:
-    if isinstance(optimizer, str):
-        if optimizer.lower() not in OPTIMIZERS:
-            raise ConversionError(
-                f"make_trainable: optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}."
-            )
-        return OPTIMIZERS[optimizer.lower()]()  # type: ignore[call-arg]  # each has a default learning rate
-    return optimizer if optimizer is not None else optimizers.default_optimizer()
 
 
 def _matching(what: str, patterns: str | Sequence[str], parameters: Mapping[str, Parameter]) -> set[str]:

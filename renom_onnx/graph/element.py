@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 
-from renom_onnx.errors import DTypeError, GradientError
+from renom_onnx.errors import ConversionError, DTypeError, GradientError
 from renom_onnx.graph import schema, tree
 from renom_onnx.graph.arithmetic import Arithmetic
 from renom_onnx.graph.backward import BackwardPass
@@ -208,11 +208,20 @@ class GraphElement(Arithmetic, ElementSettings):
         """Take one step: evaluate loss and gradients and let the optimizer change the parameters.
 
         Args:
-            optimizer: default: ``Sgd(0.01, momentum=0.4)``.
+            optimizer: keeps its state from step to step; default: ``Sgd(0.01, momentum=0.4)``.
+
+        Raises:
+            ConversionError: it is no optimizer.
         """
+        from renom_onnx.graph.optimizer import Optimizer
         from renom_onnx.graph.optimizers import default_optimizer
         from renom_onnx.runtime.evaluation import take_step
 
+        if not isinstance(optimizer, Optimizer | None):
+            raise ConversionError(
+                f"update: the optimizer must be an Optimizer, which keeps its state from step to step, got "
+                f"{optimizer!r}. {created_at(user_site())}"
+            )
         take_step(self._updates(optimizer or default_optimizer()))
 
     def _updates(self, optimizer: Optimizer) -> Any:
@@ -237,23 +246,27 @@ class GraphElement(Arithmetic, ElementSettings):
 
     def get_training_executor(
         self,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         devices: Sequence[str] | None = None,
         **placement: Unpack[Placement],
     ) -> TrainingExecutor:
         """Return an executor that trains the parameters before this loss.
 
         Args:
-            optimizer: default: ``Sgd(0.01, momentum=0.4)``.
+            optimizer: or the name of one, such as "adam"; default: ``Sgd(0.01, momentum=0.4)``.
             devices: such as ["cuda:0"], or several, each of which is dealt a part of every batch; default: the best
                 device there is.
             placement: options such as ``synchronize_batch_norm=True``, see `renom_onnx.runtime.TrainingSession` and
                 `renom_onnx.runtime.ParallelTrainingSession`.
+
+        Raises:
+            ConversionError: there is no optimizer of that name.
         """
-        from renom_onnx.graph.optimizers import default_optimizer
+        from renom_onnx.graph.optimizers import training_optimizer
         from renom_onnx.runtime.executor import TrainingExecutor
 
-        return TrainingExecutor(self, optimizer or default_optimizer(), devices=devices, **placement)
+        chosen = training_optimizer(optimizer, "get_training_executor")
+        return TrainingExecutor(self, chosen, devices=devices, **placement)
 
     def get_executor(
         self, mode: str = "inference", optimizer: Optimizer | str | None = None, devices: Sequence[str] | None = None
@@ -275,11 +288,10 @@ class GraphElement(Arithmetic, ElementSettings):
             >>> total.get_executor().step({x: np.ones((3, 2))}).item()
             12.0
         """
-        from renom_onnx.graph.optimizers import as_optimizer, default_optimizer
+        from renom_onnx.graph.optimizers import training_optimizer
         from renom_onnx.runtime.fed_executor import Executor
 
-        found = as_optimizer(optimizer, "get_executor") or default_optimizer()
-        return Executor(self, mode, found, devices=devices)
+        return Executor(self, mode, training_optimizer(optimizer, "get_executor"), devices=devices)
 
     def getInferenceExecutor(self) -> Any:
         """Return the seed's inference executor, whose `execute` prints the loss of every epoch."""
@@ -287,7 +299,7 @@ class GraphElement(Arithmetic, ElementSettings):
 
         return PrintingInferenceExecutor(self)
 
-    def getTrainingExecutor(self, optimizer: Optimizer | None = None) -> TrainingExecutor:
+    def getTrainingExecutor(self, optimizer: Optimizer | str | None = None) -> TrainingExecutor:
         """Return `get_training_executor`, the seed's spelling."""
         return self.get_training_executor(optimizer)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Unpack
 
 import numpy as np
 
-from renom_onnx.errors import ShapeError
+from renom_onnx.errors import ConversionError, ShapeError
 from renom_onnx.graph import parameter as _parameter, seed, weights
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.parameter import Parameter, Statistic
@@ -136,17 +137,28 @@ class Layer(LayerSettings):
             trainable: False for a running statistic, which no optimizer changes.
 
         Raises:
-            ShapeError: a size is not known, or the parameter exists in another shape.
+            ShapeError: a size is not known or negative, or the parameter exists in another shape.
+            ConversionError: the initializer is none.
         """
         where = f"{type(self).__name__}"
-        if not all(isinstance(size, int) for size in shape):
+        if not all(isinstance(size, Integral) for size in shape):
             raise ShapeError(
                 f"{where}: every size of {name} must be known, got {name} is [{', '.join(map(str, shape))}]. "
                 f"Give the input a fixed size there. {created_at(user_site())}"
             )
         sizes = tuple(int(size) for size in shape)
+        if any(size < 0 for size in sizes):
+            raise ShapeError(
+                f"{where}: every size of {name} must be 0 or more, got {name} is {list(sizes)}. "
+                f"{created_at(user_site())}"
+            )
         if name not in self.params:
             draw = initializer if initializer is not None else _initializer.GlorotNormal()
+            if not callable(draw):
+                raise ConversionError(
+                    f"{where}: the initializer of {name} must be one of renom_onnx.utility.initializer or a function, "
+                    f"got {type(draw).__name__}. {created_at(user_site())}"
+                )
             array = draw(sizes, seed.parameter_generator(), _parameter.precision)
             kind = Parameter if trainable else Statistic
             made = kind(array, self, name)
@@ -306,6 +318,9 @@ class Sequential(Layer):
         layers: called in order; ``model[0]`` is the first, as ReNom's ``model.l0`` is.
         settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
 
+    Raises:
+        ConversionError: there is something else than a layer among them.
+
     Example:
         >>> import numpy as np, renom_onnx as rm
         >>> model = rm.graph.Sequential([rm.graph.Dense(4), rm.graph.Relu(), rm.graph.Dense(2)])
@@ -314,7 +329,16 @@ class Sequential(Layer):
     """
 
     def __init__(self, layers: Sequence[Layer], **settings: Unpack[Settings]) -> None:
-        self._children = list(layers)
+        found: Any = layers
+        given: list[Any] = list(found) if isinstance(found, Iterable) else [None]
+        wrong = [x for x in given if not isinstance(x, Layer)] if isinstance(found, Iterable) else [found]
+        if wrong:
+            got = f"the class {wrong[0].__name__}" if isinstance(wrong[0], type) else type(wrong[0]).__name__
+            raise ConversionError(
+                f"Sequential: layers must be a list of layers, such as [Dense(8), Relu()], got {got}. "
+                f"{created_at(user_site())}"
+            )
+        self._children: list[Layer] = given
         super().__init__(**settings)
 
     def __getattr__(self, name: str) -> Any:

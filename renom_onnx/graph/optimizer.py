@@ -61,8 +61,9 @@ class Optimizer:
         loss_scale: LossScale | str | None = None,
     ) -> None:
         kind = type(self).__name__
-        if not learning_rate >= 0:
-            raise ConversionError(f"{kind}: learning_rate must be 0 or more, got {learning_rate}.")
+        given: object = learning_rate
+        if not isinstance(given, int | float | np.number) or not learning_rate >= 0:
+            raise ConversionError(f"{kind}: learning_rate must be 0 or more, got {learning_rate!r}.")
         if accumulate < 1:
             raise ConversionError(f"{kind}: accumulate must be 1 or more, got {accumulate}.")
         if loss_scale not in (None, "dynamic") and not isinstance(loss_scale, LossScale):

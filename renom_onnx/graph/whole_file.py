@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,13 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     Args:
         path: of the file.
         write: called with the open temporary file.
+
+    Raises:
+        FileNotFoundError: there is no such folder; the error names it, not the temporary file.
     """
     target = Path(path)
+    if not target.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, "No such folder to write to", str(target.parent))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

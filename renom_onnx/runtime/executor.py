@@ -129,6 +129,11 @@ class TrainingExecutor:
         Raises:
             ConversionError: metrics are given without validation data.
         """
+        if not isinstance(metrics, Mapping | None):
+            raise ConversionError(
+                f"execute: metrics must be a dict of names, such as {{'accuracy': metric.Accuracy()}}, got "
+                f"{type(metrics).__name__}."
+            )
         judged = {name: as_metric(metric) for name, metric in (metrics or {}).items()}
         if judged and validation is None:
             raise ConversionError("execute: metrics must have validation data, got none. Give validation=(x, y).")

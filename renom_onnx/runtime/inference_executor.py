@@ -38,7 +38,8 @@ class InferenceExecutor:
         self, element: GraphElement, *, device: str | None = None, devices: Sequence[str] | None = None
     ) -> None:
         self._element = element
-        self._devices: list[str | None] = [*devices] if devices else [device]
+        several = [devices] if isinstance(devices, str) else devices
+        self._devices: list[str | None] = [*several] if several else [device]
         self._source = Source(ancestors([element.output]), element.output)
         self._events = Events("InferenceExecutor")
 

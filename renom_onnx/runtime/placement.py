@@ -52,6 +52,8 @@ def training_session(
     Raises:
         DeviceError: no device is named, or one is not there.
     """
+    if isinstance(devices, str):  # a sequence too, of letters
+        devices = [devices]
     if devices is not None and not devices:
         raise DeviceError("get_training_executor: devices must name one at least, got [].")
     names: Sequence[str | None] = devices or [None]

@@ -174,8 +174,8 @@ ERRORS = [
     ),
     (
         "make-trainable two.onnx t.onnx --optimizer adem",
-        "renom-onnx make-trainable: --optimizer must be one of sgd, adam, adamw, adagrad, adadelta, adamax, rmsprop, "
-        "lamb, lion, got 'adem'.",
+        "renom-onnx make-trainable: --optimizer must be one of adadelta, adagrad, adam, adamax, adamw, lamb, lion, "
+        "rmsprop, sgd, got 'adem'.",
     ),
 ]
 

@@ -270,6 +270,23 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[rm.RenomError], str]] = {
         "export: an input must have a name of its own, got 'dense1.w', which a parameter, a state or the learning rate "
         "has. Rename it.",
     ),
+    "an array": (
+        lambda: export(np.ones(3), "nowhere.onnx"),  # type: ignore[arg-type]
+        rm.ConversionError,
+        "export: the source must be an element, several, or a layer, got ndarray. Created at test_export.py:LINE.",
+    ),
+    "a model in place of a loss": (
+        lambda: to_training_onnx(perceptron(), graph.Sgd(0.1)),  # type: ignore[arg-type]
+        rm.ConversionError,
+        "export_training: the loss must be an element, got Sequential. Call model and loss with data first: loss = "
+        "SoftmaxCrossEntropy()(model(x), y). Created at test_export.py:LINE.",
+    ),
+    "a path in place of the optimizer": (
+        lambda: rm.export_training(elements(("x", "y"))[3], "a.onnx", graph.Sgd(0.1)),  # type: ignore[arg-type]
+        rm.ConversionError,
+        "export_training: an optimizer must be an Optimizer or one of adadelta, adagrad, adam, adamax, adamw, lamb, "
+        "lion, rmsprop, sgd, got 'a.onnx'. Created at test_export.py:LINE.",
+    ),
     "an input named as the learning rate": (
         lambda: to_training_onnx(elements(("learning_rate", "y"))[3], graph.Sgd(0.1)),
         rm.ConversionError,
@@ -319,8 +336,10 @@ def test_an_error_while_the_model_is_made_leaves_the_old_file(tmp_path: Path):
 
 
 def test_a_folder_that_is_not_there_is_the_systems_error(tmp_path: Path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         write_file(b"", tmp_path / "missing" / "model.onnx")
+    assert caught.value.filename == str(tmp_path / "missing")
+    assert caught.value.strerror == "No such folder to write to"
 
 
 def test_a_file_is_the_bytes_of_the_model(tmp_path: Path):

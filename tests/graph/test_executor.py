@@ -404,3 +404,12 @@ def test_data_of_two_distributors_are_refused():
         rm.ConversionError, match=r"^executor: the data must come from one distributor, got 2\. Created"
     ):
         loss.get_training_executor(g.Sgd(0.1), ["cpu"])
+
+
+def test_one_device_may_be_named_without_a_list():
+    x, y = g.DistributorElement(
+        np.ones((4, 3), np.float32), np.ones((4, 2), np.float32), batch_size=2
+    ).get_output_graphs()
+    loss = g.MeanSquared()(g.Dense(2)(x), y)
+    assert len(loss.get_training_executor("sgd", devices="cpu").execute(progress=False).losses) == 1
+    assert len(loss.get_inference_executor(devices="cpu").execute(progress=False).losses) == 1

@@ -8,6 +8,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.graph.node import Input
+from renom_onnx.graph.optimizers import OPTIMIZERS
 from renom_onnx.graph.regularizer import Regularizer
 from renom_onnx.utility import initializer
 from tests.messages import Cases, message_of
@@ -33,6 +34,37 @@ CASES: Cases = {
         lambda: g.Dense(2)(sequence("N", "F")),
         rm.ShapeError,
         "Dense: every size of w must be known, got w is [F, 2]. Give the input a fixed size there.",
+    ),
+    "negative-size": (
+        lambda: g.Dense(-1)(np.ones((1, 3))),
+        rm.ShapeError,
+        "Dense: every size of w must be 0 or more, got w is [3, -1].",
+    ),
+    "initializer": (
+        lambda: g.Dense(2, initializer=np.ones((3, 2)))(np.ones((1, 3))),
+        rm.ConversionError,
+        "Dense: the initializer of w must be one of renom_onnx.utility.initializer or a function, got ndarray.",
+    ),
+    "sequential-of-classes": (
+        lambda: g.Sequential([g.Dense(2), g.Relu]),
+        rm.ConversionError,
+        "Sequential: layers must be a list of layers, such as [Dense(8), Relu()], got the class Relu.",
+    ),
+    "sequential-without-list": (
+        lambda: g.Sequential(g.Dense(2)),
+        rm.ConversionError,
+        "Sequential: layers must be a list of layers, such as [Dense(8), Relu()], got Dense.",
+    ),
+    "optimizer-class": (
+        lambda: dense().last_output().get_training_executor(g.Adam),
+        rm.ConversionError,
+        f"get_training_executor: an optimizer must be an Optimizer or one of {', '.join(sorted(OPTIMIZERS))}, got "
+        f"{g.Adam!r}.",
+    ),
+    "optimizer-of-an-update": (
+        lambda: dense().last_output().update("adam"),
+        rm.ConversionError,
+        "update: the optimizer must be an Optimizer, which keeps its state from step to step, got 'adam'.",
     ),
     "other-size": (
         lambda: called(g.Dense(2), (1, 3))(np.ones((1, 4))),
@@ -161,6 +193,11 @@ WITHOUT_LINE: Cases = {
         lambda: g.Adam(float("nan")),
         rm.ConversionError,
         "Adam: learning_rate must be 0 or more, got nan.",
+    ),
+    "learning-rate-of-no-number": (
+        lambda: g.Adam("0.1"),
+        rm.ConversionError,
+        "Adam: learning_rate must be 0 or more, got '0.1'.",
     ),
     "accumulate": (
         lambda: g.Sgd(0.1, accumulate=0),

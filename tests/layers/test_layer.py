@@ -237,3 +237,24 @@ def test_empty_batch_of_a_recurrent_layer_is_an_error_and_no_crash(kind):
     assert said == (
         f"{kind.upper()}: a batch must have rows, got none. Stop before the empty batch that ends an even division."
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda n: g.Dense(n(3)), (2, 4)),
+        (lambda n: g.Conv(n(4), kernel=n(3), padding=n(1), stride=n(1), groups=n(2)), (2, 4, 8, 8)),
+        (lambda n: g.Deconv(n(3), kernel=n(3), padding=n(1), stride=n(2)), (2, 4, 8, 8)),
+        (lambda n: g.AvgPool(n(2), stride=n(2), padding=n(0)), (2, 4, 8, 8)),
+        (lambda n: g.Lstm(n(4)), (2, 5, 3)),
+        (lambda n: g.MultiHeadAttention(n(2)), (2, 5, 8)),
+        (lambda n: g.Resize(n(16)), (2, 4, 8, 8)),
+    ],
+)
+def test_sizes_may_be_numbers_of_numpy(make, shape):
+    """As in Dense(labels.max() + 1)."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    rm.set_seed(0)
+    expected = make(int)(x).as_ndarray()
+    rm.set_seed(0)
+    np.testing.assert_array_equal(make(np.int64)(x).as_ndarray(), expected)

@@ -137,11 +137,15 @@ def test_a_saved_executor_goes_on_as_if_it_had_not_stopped(tmp_path: Any):
             "validation_loss, got 'bar'.",
         ),
         (
+            lambda e: e.execute(metrics=["accuracy"]),
+            "execute: metrics must be a dict of names, such as {'accuracy': metric.Accuracy()}, got list.",
+        ),
+        (
             lambda e: e.execute(metrics={"accuracy": metric.Accuracy()}),
             "execute: metrics must have validation data, got none. Give validation=(x, y).",
         ),
     ],
-    ids=["event", "word", "metrics"],
+    ids=["event", "word", "list of metrics", "metrics"],
 )
 def test_a_bad_argument_is_said(call: Any, message: str):
     _, loss, _, _ = classifier()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from numbers import Integral, Real
+from typing import Any, TypeVar, cast
+
+import numpy as np
 
 from renom_onnx.errors import ShapeError
 from renom_onnx.graph.element import GraphElement
@@ -21,13 +24,13 @@ def per_axis(value: Number | Sequence[Number], n_axes: int, layer: str, name: st
     Raises:
         ShapeError: a sequence has another length.
     """
-    sizes = [value] * n_axes if isinstance(value, int | float) else list(value)
+    sizes = [value] * n_axes if isinstance(value, Real) else list(cast(Sequence[Number], value))
     if len(sizes) != n_axes:
         raise ShapeError(
             f"{layer}: {name} must be one number or {n_axes}, one per spatial axis, got {sizes}. "
             f"{created_at(user_site())}"
         )
-    return sizes
+    return [_plain(size) for size in sizes]
 
 
 def both_ends(padding: Padding, n_axes: int, layer: str) -> list[int]:
@@ -36,14 +39,19 @@ def both_ends(padding: Padding, n_axes: int, layer: str) -> list[int]:
     Raises:
         ShapeError: it is not one number, or one or two per spatial axis.
     """
-    given = [padding] * n_axes if isinstance(padding, int) else list(padding)
-    pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in given]
+    given = [padding] * n_axes if isinstance(padding, Integral) else list(cast(Sequence[Any], padding))
+    pairs = [(p, p) if isinstance(p, Integral) else tuple(p) for p in given]
     if len(pairs) != n_axes or any(len(pair) != 2 for pair in pairs):
         raise ShapeError(
             f"{layer}: padding must be one number or {n_axes}, one or a pair per spatial axis, got {given}. "
             f"{created_at(user_site())}"
         )
-    return [pair[end] for end in (0, 1) for pair in pairs]
+    return [int(pair[end]) for end in (0, 1) for pair in pairs]
+
+
+def _plain(number: Any) -> Any:
+    """Return a number of NumPy as one of Python."""
+    return number.item() if isinstance(number, np.generic) else number
 
 
 def axes_of(x: GraphElement, layer: str, least: int, form: str) -> Shape:

@@ -11,6 +11,7 @@ from renom_onnx.graph.optimizers.sgd import Sgd, default_optimizer, sgd_update
 from renom_onnx.graph.site import created_at, user_site
 
 __all__ = [
+    "OPTIMIZERS",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -23,11 +24,13 @@ __all__ = [
     "as_optimizer",
     "default_optimizer",
     "sgd_update",
+    "training_optimizer",
 ]
 
-_NAMED: dict[str, Callable[[], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     kind.__name__.lower(): kind for kind in (Adadelta, Adagrad, Adam, Adamax, AdamW, Lamb, Lion, Rmsprop, Sgd)
 }
+"""Those with defaults, by the names that are taken in place of one."""
 
 
 def as_optimizer(given: Optimizer | str | None, caller: str) -> Optimizer | None:
@@ -43,9 +46,14 @@ def as_optimizer(given: Optimizer | str | None, caller: str) -> Optimizer | None
     if given is None or isinstance(given, Optimizer):
         return given
     name = str(given).lower()
-    if name not in _NAMED:
+    if name not in OPTIMIZERS:
         raise ConversionError(
-            f"{caller}: an optimizer must be an Optimizer or one of {', '.join(sorted(_NAMED))}, got {given!r}. "
+            f"{caller}: an optimizer must be an Optimizer or one of {', '.join(sorted(OPTIMIZERS))}, got {given!r}. "
             f"{created_at(user_site())}"
         )
-    return _NAMED[name]()
+    return OPTIMIZERS[name]()
+
+
+def training_optimizer(given: Optimizer | str | None, caller: str) -> Optimizer:
+    """Return what `as_optimizer` does, and the default of a training for None."""
+    return as_optimizer(given, caller) or default_optimizer()
