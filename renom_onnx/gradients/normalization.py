@@ -9,6 +9,7 @@ Zhang & Sennrich 2019, arXiv:1910.07467.
 import numpy as np
 
 from renom_onnx.gradients.registry import gradient
+from renom_onnx.graph.function import DOMAIN
 
 
 def _standardized(op, x, axes, epsilon, *, centered=True):
@@ -123,19 +124,46 @@ def batch_normalization(op, dys, ys, x, scale, b, mean, var, *, epsilon, momentu
     return op.Mul(dy, rows.spread(slope)), d_scale, db, op.Neg(op.Mul(db, slope)), d_var
 
 
-def _batch_statistics(op, rows, dys, x, scale, mean, epsilon, momentum):
-    """Return the gradients in training; running = momentum times the old + (1 - momentum) times the batch's."""
-    u, r = _standardized(op, x, rows.axes, epsilon)
-    dx, d_scale, db = op.zeros_like(x), None, None
+@gradient("BatchNormalizationTrain", domain=DOMAIN, all_outputs=True, in_float32=True)
+def batch_normalization_train(op, dys, ys, x, scale, b, mean, var, *, epsilon, momentum, unbiased):
+    """dx = r (g - mean g - u mean(g u)), g = dy scale; d_scale = sum of dy u; db = sum of dy; arXiv:1502.03167.
+
+    With unbiased the running variance is that of a sample, n / (n - 1) times the batch's.
+    """
+    return _batch_statistics(op, _Channels(op, x), dys, x, scale, mean, epsilon, momentum, unbiased)
+
+
+def _batch_statistics(op, rows, dys, x, scale, mean, epsilon, momentum, unbiased=False):
+    """Return the gradients in training; running = momentum times the old + (1 - momentum) times the batch's.
+
+    With z = x - batch mean, s = 1 / r and three numbers for each channel, dx = a dy + k z + c, where a = scale / s,
+    k = -a sum(dy z) / (n s²) and c = -a sum(dy) / n: the fewest passes over the batch, and z and s are those of the
+    forward pass.
+    """
+    z = op.Sub(x, op.ReduceMean(x, rows.axes, keepdims=1))
+    s = op.Sqrt(op.Add(op.ReduceMean(op.Mul(z, z), rows.axes, keepdims=1), epsilon))
+    n = op.Cast(
+        op.Div(op.ReduceProd(op.shape_of(x), keepdims=0), op.ReduceProd(op.shape_of(mean), keepdims=0)), to=x.dtype
+    )
     dy, d_running_mean, d_running_var = (*dys, None, None)[:3]
+    dx, slope, shift, d_scale, db = None, None, None, None, None
     if dy is not None:
-        dx = _through(op, op.Mul(dy, rows.spread(scale)), u, r, rows.axes)
-        d_scale, db = rows.sum(op.Mul(dy, u)), rows.sum(dy)
+        total, along = (op.ReduceSum(value, rows.axes, keepdims=1) for value in (dy, op.Mul(dy, z)))
+        d_scale, db = (rows.gather(value, scale) for value in (op.Div(along, s), total))
+        a = op.Div(rows.spread(scale), s)
+        share = op.Neg(op.Div(a, n))
+        dx, slope, shift = op.Mul(dy, a), op.Mul(share, op.Div(along, op.Mul(s, s))), op.Mul(share, total)
     if d_running_mean is not None:
-        dx = op.Add(dx, rows.spread(_share(op, op.Mul(d_running_mean, 1 - momentum), x, mean)))
+        each = rows.spread(op.Div(op.Mul(d_running_mean, 1 - momentum), n))
+        shift = each if shift is None else op.Add(shift, each)
     if d_running_var is not None:
-        each = rows.spread(_share(op, op.Mul(d_running_var, 2 * (1 - momentum)), x, mean))
-        dx = op.Add(dx, op.Mul(op.Div(u, r), each))
+        freedom = op.Max(op.Sub(n, op.constant(1, x.dtype)), op.constant(1, x.dtype)) if unbiased else n
+        each = rows.spread(op.Div(op.Mul(d_running_var, 2 * (1 - momentum)), freedom))
+        slope = each if slope is None else op.Add(slope, each)
+    rest = [] if slope is None else [op.Mul(z, slope)]
+    rest += [] if shift is None else [shift]
+    moved = op.Add(*rest) if len(rest) == 2 else rest[0]
+    dx = op.Add(dx, moved) if dx is not None else op.expand_like(moved, x)
     olds = [None if d is None else op.Mul(d, momentum) for d in (d_running_mean, d_running_var)]
     return dx, d_scale, db, *olds
 
@@ -156,6 +184,10 @@ class _Channels:
     def sum(self, value):
         """Return the sum of each channel, (C,)."""
         return self._op.ReduceSum(value, self.axes, keepdims=0)
+
+    def gather(self, value, like):
+        """Return (C,) of one number for each channel that was kept broadcastable."""
+        return self._op.reshape_like(value, like)
 
     def spread(self, value):
         """Return (C, 1, ...), which broadcasts over the other axes."""

@@ -233,9 +233,9 @@ def _differentiate(
     op: Builder, node: Node, dys: list[Value | None], ys: list[Value], xs: list[Value | None]
 ) -> list[Value | None]:
     xs = [x if x is None or cast is None else op.Cast(x, to=cast) for x, cast in zip(xs, node.casts, strict=True)]
-    if node.function is not None:
-        return gradients_through(op, copy_body(node.function, xs), dys, xs)
     entry = find(node.op_type, node.domain)
+    if node.function is not None and (entry is None or entry.rule is None):
+        return gradients_through(op, copy_body(node.function, xs), dys, xs)
     if entry is None:
         return gradients_through(op, expand(op, node, xs), dys, xs)
     if attribute_bodies(node.attributes):  # of several types
@@ -269,8 +269,10 @@ def _apply_rule(
     op: Builder, entry: Gradient, node: Node, dys: list[Value | None], ys: list[Value], xs: list[Value | None]
 ) -> list[Value | None]:
     assert entry.rule is not None
-    operator = schema.operator(node.op_type, node.opset, node.domain)
-    values = schema.attributes_with_defaults(operator, node.attributes)
+    values = node.attributes
+    if node.function is None:
+        operator = schema.operator(node.op_type, node.opset, node.domain)
+        values = schema.attributes_with_defaults(operator, node.attributes)
     attributes = {name: values.get(name) for name in entry.attribute_names}
     if entry.all_outputs:
         result = entry.rule(op, tuple(dys), tuple(ys), *xs, **attributes)
