@@ -213,6 +213,10 @@ class Writer:
             function = self._functions.called(node)
             overload = self._functions.overload(function)
             outputs = outputs if function is node.function else [name for name in outputs if name]
+            inputs = [
+                "" if v is not None and v.dtype.name.startswith("float8") and not function.reads(i) else name
+                for i, (v, name) in enumerate(zip(node.inputs, inputs, strict=True))
+            ]  # onnxruntime (1.32) takes a float of 8 bits only where the body says that it is one
         name = None if self._in_function else node_name
         graphs = [self._graph(body, outside, node_name) for body, outside in captures(node)]
         self.nodes.append(node_proto(node, inputs[: operand_count(node)], outputs, name, overload, graphs))

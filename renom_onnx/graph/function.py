@@ -66,6 +66,11 @@ class Function:
             )
         return self._restricted[kept]
 
+    def reads(self, position: int) -> bool:
+        """Whether the body reads an input."""
+        formal = self.inputs[position]
+        return formal in self.outputs or any(formal in node.inputs for node in self.body())
+
     def body(self) -> list[Node]:
         """Return the nodes of the body, inputs before readers; formal inputs are not among them."""
         formals = {value.node for value in self.inputs}

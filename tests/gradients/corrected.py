@@ -154,6 +154,13 @@ def _cropped_and_padded(x: Array, pads: Any, mode: str, constant_values: Any = 0
     return _pad(x[inside], np.maximum(ends, 0).ravel(), mode, constant_values)
 
 
+_grid_sample = op_grid_sample.GridSample._run
+
+
+def _grid_sample_by_old_names(node: Any, x: Array, grid: Array, mode: str = "linear", **attributes: Any) -> Any:
+    return _grid_sample(node, x, grid, mode={"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode), **attributes)
+
+
 class _Wide:
     """NumPy for operators that compute in float32 whatever they are given."""
 
@@ -167,6 +174,7 @@ _NARROW = [op_affine_grid, op_causal_conv_with_state, op_dynamic_quantize_linear
 _CORRECTIONS = [
     (op_erf.Erf, "_run", _erf),  # rounds to float32
     (op_lp_normalization.LpNormalization, "_run", _lp_normalization),  # for p = 1 it lacks the absolute value
+    (op_grid_sample.GridSample, "_run", _grid_sample_by_old_names),  # of opset 16
     (op_pad, "_pad_impl", _cropped_and_padded),  # negative pads crop
     *((module, "np", _Wide()) for module in _NARROW),
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import numpy_helper
 
-from tests.gradients.cases import NEWEST_OPSET, Case, at_opset, case_of, known
+from tests.gradients.cases import NEWEST_OPSET, Case, at_opset, case_of, known, sized
 
 _rng = np.random.default_rng(0)
 X23, X34, X45, X234 = (_rng.standard_normal(shape) for shape in [(2, 3), (3, 4), (4, 5), (2, 3, 4)])
@@ -173,7 +173,28 @@ def _resizes() -> Iterator[Case]:
         yield case_of(f"Resize-{name}", f"y = {call}(x, , , n)", x=image, n=known(7, 9))
 
 
+def _images() -> Iterator[Case]:
+    image = _rng.standard_normal((2, 3, 4, 5))
+    for p in (1, 2, 3):
+        yield case_of(f"GlobalLpPool-{p}", f"y = GlobalLpPool<p={p}>(x)", x=image)
+    rois = np.array([[0, 1, 0, 7, 6], [1, 2, 2, 11, 9], [1, 0, 4, 3, 5]], float)
+    yield sized(case_of("MaxRoiPool", "y = MaxRoiPool<pooled_shape=[2, 3], spatial_scale=0.4>(x, r)", x=image, r=rois))
+    for axes in ([0, 2, 3], [1], [-1, 0]):
+        body = f"y = MeanVarianceNormalization<axes={axes}>(x)"
+        yield case_of(f"MeanVarianceNormalization-{len(axes)}", body, x=image)
+
+
+def _bodies() -> Iterator[Case]:
+    for c in (True, False):
+        yes, no = "f () => (float[N2, 3] a) { a = Exp(x) }", "g () => (float[N2, 3] b) { b = Sin(x) }"
+        yield case_of(f"If-{c}", f"y = If<then_branch = {yes}, else_branch = {no}>(c)", x=X23, c=np.array(c))
+    step = "f (int64 n, bool c, float[2, 3] v) => (bool d, float[2, 3] w) { d = Identity(c) w = Mul(v, x) }"
+    yield case_of("Loop", f"y = Loop<body = {step}>(m, , v)", x=X23, v=X23 + 2, m=known(3))
+
+
 OWN_CASES = [
+    *_images(),
+    *_bodies(),
     *_matrices(),
     *_signals(),
     *_resizes(),
