@@ -15,6 +15,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--full-size", action="store_true", help="whole networks with all their weights: minutes, 8 GB")
     parser.addoption(
+        "--provider", choices=["cpu", "cuda"], default="cpu", help="where gradients are checked in every float type"
+    )
+    parser.addoption(
         "--write-golden", action="store_true", help="write the texts of small exports anew (tests/data/golden_*.txt)"
     )
 
