@@ -318,20 +318,26 @@ def _infer(
     node, input_types = _node_proto(op, attributes, types, n_outputs)
     names = list(node.input)
     input_data = {names[i]: numpy_helper.from_array(array, names[i]) for i, array in data.items()}
+    version = _shape_opset(op, opset, attributes)
     try:
         inferred = shape_inference.infer_node_outputs(
-            defs.get_schema(op.name, _shape_opset(op, opset, attributes), op.domain),
+            defs.get_schema(op.name, version, op.domain),
             node,
             input_types,
             input_data,
-            opset_imports=[helper.make_opsetid(op.domain, opset)],
+            opset_imports=[helper.make_opsetid(op.domain, version)],
             ir_version=DEFAULT_IR_VERSION,
         )
     except (onnx.checker.ValidationError, ValueError) as e:  # ValueError: of a broken file, a value without a type
         raise DTypeError(guard.message(op, str(e), types, site)) from e
     except (shape_inference.InferenceError, RuntimeError) as e:
         raise ShapeError(guard.message(op, str(e), types, site)) from e
+    if op.domain == "" and op.name in _LIKE_X and types[0] is not None:
+        return [types[0]]
     return [_type_of(op, inferred.get(name), types, site) for name in node.output]
+
+
+_LIKE_X = ("GroupNormalization", "MeanVarianceNormalization")  # whose y has the shape of x, which ONNX does not infer
 
 
 def _node_proto(
@@ -438,8 +444,10 @@ def _shape_opset(op: Operator, opset: int, attributes: Mapping[str, Any]) -> int
     """Return the opset whose inference tells the shape of the output.
 
     With ceil_mode, pooling has no window that would start in the padding at the end. Runtimes always did it so, ONNX's
-    inference does from opset 22 on.
+    inference does from opset 22 on. Of the GroupNormalization before opset 21, which ONNX has withdrawn, it tells none.
     """
+    if op.domain == "" and op.name == "GroupNormalization":
+        return max(opset, 21)
     return max(opset, 22) if op.domain == "" and attributes.get("ceil_mode") else opset
 
 

@@ -40,18 +40,18 @@ class Tolerance:
 
 
 FLOAT32 = Tolerance(3e-4, 2e-6)  # a gradient wrong by 0.1 % fails
-TOLERANCES = {
-    TensorProto.DOUBLE: Tolerance(1e-5, 1e-8, 1e-6),
-    TensorProto.FLOAT: FLOAT32,
-    TensorProto.FLOAT16: Tolerance(1e-2, 2e-3),
+TOLERANCES = {  # the shortest type first
     TensorProto.BFLOAT16: Tolerance(8e-2, 2e-2, 5e-2),
+    TensorProto.FLOAT16: Tolerance(1e-2, 2e-3),
+    TensorProto.FLOAT: FLOAT32,
+    TensorProto.DOUBLE: Tolerance(1e-5, 1e-8, 1e-6),
 }
 
 
 def tolerance_of(model: onnx.ModelProto) -> Tolerance:
     """Return the tolerance that fits the shortest float type of the inputs and outputs."""
     types = {info.type.tensor_type.elem_type for info in [*model.graph.input, *model.graph.output]}
-    return TOLERANCES[next((t for t in (TensorProto.BFLOAT16, TensorProto.FLOAT16) if t in types), TensorProto.FLOAT)]
+    return next((tolerance for element, tolerance in TOLERANCES.items() if element in types), FLOAT32)
 
 
 class WrongGradientError(AssertionError):

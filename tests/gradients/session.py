@@ -142,5 +142,5 @@ def runs(model: onnx.ModelProto, feeds: Feeds) -> bool:
 
 def feeds_in(element: int, feeds: Feeds) -> dict[str, Array]:
     """Return the feeds rounded to another float type."""
-    floats = FLOATS.values()
-    return {name: x.astype(FLOATS[element]) if x.dtype in floats else x for name, x in feeds.items()}
+    with np.errstate(over="ignore"):
+        return {name: x.astype(FLOATS[element]) if x.dtype in FLOATS.values() else x for name, x in feeds.items()}
