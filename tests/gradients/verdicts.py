@@ -51,7 +51,7 @@ def verdict(case: Case) -> str:
     """Return "" where the case must prove a gradient, else the reason why it cannot."""
     graph = case.model.graph
     if opset_import(case.model).version < 9 and "Scan" in case.operators:
-        return "refused: a Scan of opset 8, with an axis for batches"
+        return "refused: every operator must have a form at opset 18, got Scan"
     tensors = {info.name for info in graph.input if _is_float_tensor(info)}
     if not tensors:
         return NO_TENSOR
