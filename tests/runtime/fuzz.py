@@ -13,13 +13,29 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import onnx
+
 import renom_onnx as rm
-from renom_onnx.converters import doctor, lint, summarize, vjp
+from renom_onnx.converters import (
+    add_prefix,
+    convert_opset,
+    doctor,
+    inline,
+    lint,
+    lower,
+    merge,
+    strip,
+    summarize,
+    vjp,
+)
 from renom_onnx.converters.show.page import page
 from renom_onnx.runtime import InferenceSession, TrainingSession
 from tests.converters.programs import Program, feeds
 
 PROGRAMS = [Program("mlp", "Adam", 18), Program("windows_apart", "momentum", 18)]
+HEAD = onnx.parser.parse_model(
+    '<ir_version: 10, opset_import: ["": 18]> f (float[N, 3] s) => (float[N, 3] t) { t = Neg (s) }'
+)
 
 
 def broken(data: bytes, rng: random.Random) -> bytes:
@@ -36,6 +52,11 @@ Batch = dict[str, Any]
 READERS: dict[str, Callable[[bytes, Batch], object]] = {
     "lint": lambda data, batch: lint(data),
     "vjp": lambda data, batch: vjp(data),
+    "inline": lambda data, batch: inline(data),
+    "convert_opset": lambda data, batch: convert_opset(data, 21),
+    "add_prefix": lambda data, batch: strip(add_prefix(data, "net/")),
+    "merge": lambda data, batch: merge(data, HEAD, {"output": "s"}),
+    "lower": lambda data, batch: lower(data),
     "doctor": lambda data, batch: str(doctor(data)),
     "show": lambda data, batch: (str(summarize(data, training=True)), page(data)),
     "infer": lambda data, batch: InferenceSession(data, "cpu", threads=1).run({"x": batch["x"]}),
@@ -44,7 +65,7 @@ READERS: dict[str, Callable[[bytes, Batch], object]] = {
 
 
 def main(first: int, last: int) -> None:
-    models = [program.model() for program in PROGRAMS]
+    models = [*(program.model() for program in PROGRAMS), PROGRAMS[0].model(form="spec")]
     files = [(model.SerializeToString(), feeds(model, 3)) for model in models]
     ends: collections.Counter[str] = collections.Counter()
     for seed in range(first, last):

@@ -81,6 +81,9 @@ def _require_text(proto: onnx.ModelProto, what: str, caller: str) -> None:
     for node in nodes:
         names += [node.name, node.op_type, node.domain, node.overload, *node.input, *node.output]
     names += [tensor.name for _, tensor in all_tensors(proto)]
+    for info in proto.training_info:
+        bindings = [*info.update_binding, *info.initialization_binding]
+        names += [name for binding in bindings for name in (binding.key, binding.value)]
     for name in names:
         if not isinstance(name, str):
             raise ConversionError(f"{caller}: every name must be UTF-8 text, got {name!r} in {what}.")
