@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
-from renom_onnx.errors import RunError
+from renom_onnx.errors import RunError, ShapeError
 from renom_onnx.graph import schema
 from renom_onnx.graph.distributor import Distributor, Stream
 from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors
@@ -114,6 +114,7 @@ def evaluate(values: Sequence[Value]) -> list[Array]:
 
     Raises:
         StopIteration: a distributor has no more data; then nothing was read.
+        ShapeError: two batches have different rows.
         RunError: onnxruntime stopped.
     """
     nodes = ancestors(values)
@@ -171,7 +172,21 @@ def _leaf_arrays(nodes: Sequence[Node]) -> tuple[dict[Node, Array], dict[Distrib
     for node in nodes:
         if isinstance(node, Stream):
             arrays[node] = batches[node.distributor][node.index]
+    _check_symbols(arrays)
     return arrays, distributors
+
+
+def _check_symbols(arrays: Mapping[Node, Array]) -> None:
+    """Raise ShapeError where a symbol stands for two sizes: kernels would broadcast or read too few labels."""
+    first: dict[str, tuple[int, Node]] = {}
+    for node, array in arrays.items():
+        for symbol, size in zip(node.outputs[0].shape or (), array.shape, strict=False):
+            if isinstance(symbol, str) and first.setdefault(symbol, (size, node))[0] != size:
+                expected, other = first[symbol]
+                raise ShapeError(
+                    f"evaluate: {symbol} must be one size in a tree, got {expected} in {other.outputs[0]} and {size} "
+                    f"in {node.outputs[0]}. Give inputs and labels the same rows. {created_at(node.site)}"
+                )
 
 
 def _error(error: Exception, node_names: Mapping[str, int], nodes: Sequence[Node]) -> RunError:

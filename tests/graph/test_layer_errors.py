@@ -25,6 +25,10 @@ def sequence(*shape):
     return g.GraphElement(Input(np.dtype(np.float32), shape, name="x").output)
 
 
+def f32(*shape):
+    return np.ones(shape, np.float32)
+
+
 def dense():
     return called(g.Dense(2), (1, 3))
 
@@ -54,6 +58,18 @@ CASES: Cases = {
         lambda: g.Sequential(g.Dense(2)),
         rm.ConversionError,
         "Sequential: layers must be a list of layers, such as [Dense(8), Relu()], got Dense.",
+    ),
+    "labels-of-other-rows": (
+        lambda: g.SoftmaxCrossEntropy()(dense()(f32(8, 3)), np.zeros(4, np.int64)).as_ndarray(),
+        rm.ShapeError,
+        "evaluate: N must be one size in a tree, got 8 in float32[N, 3] and 4 in int64[N]. Give inputs and labels the "
+        "same rows.",
+    ),
+    "labels-of-other-rows-in-a-step": (
+        lambda: g.MeanSquared()(dense()(f32(8, 3)), f32(1, 2)).update(),
+        rm.ShapeError,
+        "evaluate: N must be one size in a tree, got 8 in float32[N, 3] and 1 in float32[N, 2]. Give inputs and labels "
+        "the same rows.",
     ),
     "optimizer-class": (
         lambda: dense().last_output().get_training_executor(g.Adam),
