@@ -74,6 +74,7 @@ def make_trainable(
             "softmax_cross_entropy" (labels: int64 class indices (N,)), "sigmoid_cross_entropy", "cross_entropy",
             "mean_squared" or "smooth_l1" (labels: floats of the output's shape);
             the name of an output that is a loss already;
+            a loss of `renom_onnx.graph`, such as ``SoftmaxCrossEntropy(weight=...)``;
             or a function of elements: called with the output, and with the labels if it takes a second argument.
         optimizer: an optimizer of `renom_onnx.graph`, or its name such as "adam"; default ``Sgd(0.01, momentum=0.4)``.
         output: the output that the loss compares; default: the only one.
@@ -225,22 +226,24 @@ class FineTuning:
             parameter.trainable = name in chosen
 
     def _loss(self, loss: str | LossFunction, prediction: GraphElement) -> GraphElement:
-        if callable(loss):
-            return self._called(loss, prediction)
-        if loss in LOSSES:
-            scores = self._one_row_each(self._scores(loss, prediction))
-            made: GraphElement = LOSSES[loss]()(scores, self._targets(loss, scores))
-            return made
-        if loss in self._outputs:
+        name = loss if isinstance(loss, str) else next((n for n, kind in LOSSES.items() if type(loss) is kind), "")
+        if name in LOSSES:
+            scores = self._one_row_each(self._scores(name, prediction))
+            function = LOSSES[name]() if isinstance(loss, str) else loss
+            return function(scores, self._targets(name, scores))
+        if isinstance(loss, str) and loss in self._outputs:
             given: GraphElement = self._outputs[loss]
             return given
+        if callable(loss) and not isinstance(loss, type):
+            return self._called(loss, prediction)
         raise ConversionError(
             f"make_trainable: loss must be one of {', '.join(LOSSES)}, an output of the model "
-            f"({', '.join(self._outputs)}) or a function, got {loss!r}."
+            f"({', '.join(self._outputs)}), a loss or a function, got {loss!r}."
         )
 
     def _called(self, loss: LossFunction, prediction: GraphElement) -> GraphElement:
-        takes_labels = len(inspect.signature(loss).parameters) > 1
+        function = loss.forward if isinstance(loss, Loss) else loss
+        takes_labels = len(inspect.signature(function).parameters) > 1
         found: Any = loss(prediction, self._targets("", prediction)) if takes_labels else loss(prediction)
         if not isinstance(found, GraphElement):
             raise ConversionError(

@@ -148,6 +148,20 @@ def test_a_function_of_elements_can_be_the_loss():
     assert float(session.step({"x": batch()["x"], "labels": target})) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_loss_of_the_library_can_be_the_loss():
+    named, given = (
+        rm.make_trainable(classifier(), loss=loss, optimizer="sgd")
+        for loss in ("softmax_cross_entropy", rm.graph.SoftmaxCrossEntropy())
+    )
+    assert given == named
+    weighed = rm.make_trainable(classifier(), loss=rm.graph.SoftmaxCrossEntropy("sum"), optimizer="sgd")
+    assert weighed.training_info[0].algorithm.input[0] == named.training_info[0].algorithm.input[0]
+    without = rm.make_trainable(classifier(), loss=rm.graph.ConstantLoss(), optimizer="sgd")
+    assert [value.name for value in without.training_info[0].algorithm.input] == ["learning_rate"]
+    with pytest.raises(rm.ConversionError, match=r"a loss or a function, got <class .*MeanSquared'>\.$"):
+        rm.make_trainable(classifier(), loss=rm.graph.MeanSquared)
+
+
 def test_an_output_of_the_model_can_be_the_loss():
     text = """<ir_version: 10, opset_import: ["": 18]> f (float[N,2] x, float[N,1] t) => (float[N,1] y, float loss)
         <float[2,1] w = {1, 2}> { y = MatMul(x, w) d = Sub(y, t) s = Mul(d, d) loss = ReduceMean<keepdims=0>(s) }"""
@@ -276,7 +290,7 @@ ERRORS = [
     (
         lambda: rm.make_trainable(classifier(), loss="softmax"),
         "make_trainable: loss must be one of softmax_cross_entropy, sigmoid_cross_entropy, cross_entropy, mean_squared,"
-        " smooth_l1, an output of the model (output) or a function, got 'softmax'.",
+        " smooth_l1, an output of the model (output), a loss or a function, got 'softmax'.",
     ),
     (
         lambda: rm.make_trainable(classifier(), loss="mean_squared", optimizer="adem"),
