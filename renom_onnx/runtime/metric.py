@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+__all__ = ["Accuracy", "Mean", "MeanAbsoluteError", "Metric", "TopK", "as_metric"]
+
 Array = np.ndarray[Any, Any]
 
 
