@@ -18,6 +18,7 @@ from renom_onnx.gradients import (  # noqa: F401  (importing a family registers 
     reduction,
     resize,
     sampling,
+    sequence,
     shape,
     signal,
     softmax,

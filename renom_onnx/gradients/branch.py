@@ -4,8 +4,8 @@ Source: https://onnx.ai/onnx/operators/onnx__If.html.
 """
 
 from renom_onnx.gradients.registry import gradient
-from renom_onnx.gradients.steps import is_container
 from renom_onnx.graph.body import split_captures
+from renom_onnx.graph.container import holds_floats, zeros
 from renom_onnx.graph.expansion import gradients_through
 from renom_onnx.graph.inside import Inside, instantiate
 
@@ -15,22 +15,22 @@ def if_(op, dys, ys, cond, *captured, then_branch, else_branch):
     """dx = If(cond, the gradient of one branch, the gradient of the other), 0 for what only the other one captures."""
     bodies = {"else_branch": else_branch, "then_branch": then_branch}
     own = dict(zip(bodies, split_captures(bodies, captured), strict=True))
-    dys = [dy if y.is_float else None for y, dy in zip(ys, dys, strict=True)]
+    dys = [dy if holds_floats(y) else None for y, dy in zip(ys, dys, strict=True)]
     insides, found = {}, {}
     for name, body in bodies.items():
         inside = insides[name] = Inside(op)
         xs = {x: inside.see(x) for x in own[name]}
         ends = instantiate(body, (), [xs[x] for x in own[name]])
-        wanted = [x for x in xs if x.is_float or is_container(x)]
+        wanted = [x for x in xs if holds_floats(x)]
         grads = gradients_through(op, ends, [dy and inside.see(dy) for dy in dys], [xs[x] for x in wanted])
         found[name] = dict(zip(wanted, grads, strict=True))
-    floats = dict.fromkeys(x for x in captured if x.is_float)
+    floats = dict.fromkeys(x for x in captured if holds_floats(x))
     wanted = [x for x in floats if any(grads.get(x) is not None for grads in found.values())]
     if not wanted:
         return ()
     branches, outside = {}, []
     for name, inside in insides.items():
-        ends = [op.zeros_like(inside.see(x)) if (dx := found[name].get(x)) is None else dx for x in wanted]
+        ends = [zeros(op, inside.see(x)) if (dx := found[name].get(x)) is None else dx for x in wanted]
         branches[name], seen = inside.body(f"{name}_gradient", ends)
         outside += seen
     made = op.If(cond, *outside, **branches)

@@ -33,16 +33,4 @@ not_differentiable(
 not_differentiable("a question about its operand's type", "OptionalHasElement", "SequenceLength")
 
 refuse("it runs a body that no gradient passes yet; unroll it", "FlexAttention", domain="ai.onnx.preview")
-refuse(
-    "it handles sequences or optional values, through which no gradient passes yet",
-    "ConcatFromSequence",
-    "Optional",
-    "OptionalGetElement",
-    "SequenceAt",
-    "SequenceConstruct",
-    "SequenceEmpty",
-    "SequenceErase",
-    "SequenceInsert",
-    "SequenceMap",
-    "SplitToSequence",
-)
+refuse("it handles optional values, through which no gradient passes yet", "Optional", "OptionalGetElement")

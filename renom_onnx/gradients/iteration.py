@@ -19,12 +19,13 @@ from renom_onnx.gradients.steps import (
     Steps,
     Type,
     differentiate,
-    is_container,
     same_value,
     shifted,
 )
+from renom_onnx.graph import schema
 from renom_onnx.graph.body import Body, common_shape, without
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.container import holds_floats
 from renom_onnx.graph.expansion import gradients_through
 from renom_onnx.graph.inside import Inside, instantiate
 from renom_onnx.graph.node import Input, Node, Shape, Value, known_array, type_text
@@ -39,7 +40,7 @@ def scan(
     scan_input_axes, scan_input_directions, scan_output_axes, scan_output_directions,
 ):  # fmt: skip
     """From the last step to the first: ds = f_s ds' + g_s dy, dx = f_x ds' + g_x dy, dc = dc + f_c ds' + g_c dy."""
-    dys = [dy if y.is_float else None for y, dy in zip(ys, dys, strict=True)]
+    dys = [dy if holds_floats(y) else None for y, dy in zip(ys, dys, strict=True)]
     n = len(body.inputs)
     n_states = n - num_scan_inputs
     steps = _Scan(
@@ -142,7 +143,7 @@ def _scan(
 @gradient("Loop", all_outputs=True, reads=(0, 1))
 def loop(op, dys, ys, *inputs, body):
     """From the last step to the first: ds = f_s ds' + g_s dy, dc = dc + f_c ds' + g_c dy."""
-    dys = [dy if y.is_float else None for y, dy in zip(ys, dys, strict=True)]
+    dys = [dy if holds_floats(y) else None for y, dy in zip(ys, dys, strict=True)]
     n_operands = len(inputs) - len(body.captures)
     m, cond, *initial = (*inputs[:n_operands], None, None)[: max(n_operands, 2)]
     n = len(initial)
@@ -220,8 +221,8 @@ class _Loop(Steps):
         wanted = [i for i in numbers if i not in found]
         for i in wanted:
             first, after = self._initial[i], self.changing.get(i)
-            if after is not None and (is_container(first) or _differs(first.shape, after[1])):
-                got = "a sequence" if is_container(first) else f"{first} that becomes {type_text(*after)}"
+            if after is not None and (schema.is_container(first.dtype) or _differs(first.shape, after[1])):
+                got = "a sequence" if schema.is_container(first.dtype) else f"{first} that becomes {type_text(*after)}"
                 raise GradientError(
                     f"Loop: a state that the gradient reads must be a tensor that keeps its shape, got {got}. Give the "
                     f"loop a constant number of steps, at most {UNROLLED}."
@@ -303,7 +304,7 @@ class _Loop(Steps):
             states = made[:n]
             ends += made[n:]
             seeds += [dy and op.Gather(dy, op.constant(i, np.int64), axis=0) for dy in dys[n:]]
-        xs = [x for x in (*self._initial, *self.captured) if x.is_float or is_container(x)]
+        xs = [x for x in (*self._initial, *self.captured) if holds_floats(x)]
         found = gradients_through(op, [*states, *ends], [*dys[:n], *seeds], xs)
         grads = dict(zip(xs, found, strict=True))
         return [grads.get(x) for x in self._initial], [grads.get(x) for x in self.captured]

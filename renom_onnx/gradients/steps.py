@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.graph import schema
 from renom_onnx.graph.body import Body
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.container import added, holds_floats, zeros
 from renom_onnx.graph.expansion import gradients_through
 from renom_onnx.graph.function import without_calls
 from renom_onnx.graph.inside import Inside
@@ -123,8 +123,8 @@ def differentiate(
     captured: list[Value | None] = [None] * len(steps.captured)
     step = step_back(op, steps, dstates, dys)
     if step is not None:
-        carried = [dstates[i] or op.zeros_like(states[i]) for i in step.states]
-        carried += [op.zeros_like(steps.captured[j]) for j in step.sums]
+        carried = [dstates[i] or zeros(op, states[i]) for i in step.states]
+        carried += [zeros(op, steps.captured[j]) for j in step.sums]
         read = [*steps.states_before(step.read_states), *map(steps.read, step.read_slices)]
         read += [steps.stacked(k, dy) for k in step.seeds if (dy := dys[k]) is not None]
         made = iter(steps.back(step, carried, read))
@@ -151,7 +151,7 @@ def step_back(
     }
     carried: dict[int, Value] = {}
     more = [i for i, d in enumerate(dstates) if d is not None]
-    xs = [x for x in (*states, *slices, *captured) if x.is_float or is_container(x)]
+    xs = [x for x in (*states, *slices, *captured) if holds_floats(x)]
     grads: dict[Value, Value | None] = {}
     while more or not grads:  # a state has a gradient if the next one has, so the step before may need another one
         carried |= {i: inside.input(*steps.state_types[i], f"dS{i + 1}") for i in more}
@@ -159,12 +159,12 @@ def step_back(
         grads = dict(zip(xs, gradients_through(op, ends, seeded, xs), strict=True))
         more = [i for i, s in enumerate(states) if grads.get(s) is not None and i not in carried]
     carried = dict(sorted(carried.items()))
-    ends = [op.zeros_like(d) if (ds := grads.get(states[i])) is None else ds for i, d in carried.items()]
+    ends = [zeros(op, d) if (ds := grads.get(states[i])) is None else ds for i, d in carried.items()]
     sums: dict[int, Value] = {}
     for j, c in enumerate(captured):
         if (dc := grads.get(c)) is not None:
             sums[j] = inside.input(c.dtype, c.shape, f"dC{j + 1}")
-            ends.append(op.shaped(op.Add(sums[j], dc), c))
+            ends.append(op.shaped(added(op, sums[j], dc), c))
     given = {j: dx for j, x in enumerate(slices) if (dx := grads.get(x)) is not None}
     ends += given.values()
     if not ends:
@@ -180,11 +180,6 @@ def step_back(
     formals += [*(slices[j] for j in read_slices), *seeds.values()]
     body, outside = inside.body("step_back", ends, formals)
     return StepBack(body, outside, list(carried), list(sums), read_states, read_slices, list(seeds), list(given))
-
-
-def is_container(value: Value) -> bool:
-    """Whether it is a sequence or the like, in which there may be floats that a gradient would have to pass."""
-    return schema.encoded_type(value.dtype) is not None
 
 
 def same_value(value: Value) -> Value:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.errors import GradientError, RenomError
+from renom_onnx.graph import schema
 from renom_onnx.graph.builder import Builder, make_node
 from renom_onnx.graph.clipping import current_limits
+from renom_onnx.graph.container import added, holds_floats
 from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against, refusal
 from renom_onnx.graph.function import DOMAIN, Function, call
 from renom_onnx.graph.node import BACKWARD, FORWARD, Input, Mutable, Node, Shape, Value, ancestors
@@ -51,6 +53,10 @@ class ReverseWalk:
             return parts[0]
         if value not in self._sums:
             parts = parts[::-1]  # in the order of the forward readers
+            if schema.is_container(value.dtype):
+                op = Builder(self._opset, tag=BACKWARD, site=value.node.site)
+                self._sums[value] = functools.reduce(functools.partial(added, op), parts)
+                return self._sums[value]
             widest = functools.reduce(np.promote_types, (p.dtype for p in parts))
             casts = [None if p.dtype == widest else widest for p in parts]
             forward = value.node
@@ -93,7 +99,7 @@ def reverse_walk(
         if node.is_leaf or node.stops_gradient or (wanted is not None and node not in needed):
             continue
         # Integers beside a float output are positions (MaxPool, TopK), which cut the gradient.
-        dys = [walk.gradient(y) if y.is_float or not node.output.is_float else None for y in node.outputs]
+        dys = [walk.gradient(y) if holds_floats(y) or not node.output.is_float else None for y in node.outputs]
         if all(dy is None for dy in dys):
             continue
         if not is_differentiable(node):

@@ -18,7 +18,7 @@ from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Node, Shape, Value, unknown_
 
 Type = tuple[np.dtype[Any], Shape | None]
 
-WITH_BODIES = frozenset({"If", "Loop", "Scan"})
+WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """The operators whose outputs are those of their bodies."""
 
 
@@ -77,11 +77,15 @@ def formal_types(op_type: str, attributes: Mapping[str, Any], operands: Sequence
         axes = attributes.get("scan_input_axes") or (0,) * n_scanned
         scanned = [t and (t[0], without(t[1], axis)) for t, axis in zip(operands[n_states:], axes, strict=False)]
         return [*operands[:n_states], *scanned]
+    if op_type == "SequenceMap":
+        return [None if t is None else schema.item(t[0]) or t for t in operands]
     return []
 
 
 def output_types(op_type: str, attributes: Mapping[str, Any], inputs: Sequence[Type | None]) -> list[Type]:
-    """Return element types and shapes of the outputs of If, Loop or Scan, from those of the node's inputs."""
+    """Return element types and shapes of the outputs of an operator with bodies, from those of the node's inputs."""
+    if op_type == "SequenceMap":
+        return [(schema.sequence_of(v.dtype, v.shape), None) for v in attributes["body"].outputs]
     outer = {d for t in inputs if t is not None for d in t[1] or ()}
     renamed: dict[Dim, Dim] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from renom_onnx.graph import schema
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.node import Dim, Value
 
@@ -17,6 +18,8 @@ def unbroadcast(op: Builder, g: Value, x: Value) -> Value:
         x: the operand whose shape the result has. Axes of size 1 and leading axes that x lacks are summed; where
             symbols do not tell, the sizes are compared at run time.
     """
+    if schema.is_container(g.dtype):
+        return g
     if g.shape is None or x.shape is None:
         return _at_run_time(op, g, x) if g is not x else g
     if g.shape == x.shape:

@@ -79,12 +79,10 @@ def make_node(
         inputs = inputs[:-1]
     casts = tuple(casts)[: len(inputs)] if casts is not None else (None,) * len(inputs)
     count = n_outputs if n_outputs is not None else max(1, op.min_outputs)
-    inferred = infer(op, opset, plain, inputs, casts, count, site)
-    schema.require_tensors(op, inferred, _operand_types(inputs, casts), site)
     return Node(
         op_type,
         inputs,
-        inferred,
+        infer(op, opset, plain, inputs, casts, count, site),
         opset=opset,
         domain=domain,
         attributes=plain,

@@ -16,6 +16,7 @@ from renom_onnx.graph import schema
 from renom_onnx.graph.body import attribute_bodies, operand_count
 from renom_onnx.graph.broadcast import unbroadcast
 from renom_onnx.graph.builder import Builder, is_small_integer
+from renom_onnx.graph.container import holds_floats
 from renom_onnx.graph.expansion import expand, gradients_through
 from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
 from renom_onnx.graph.node import BACKWARD, Constant, Input, Node, Shape, Static, Value, known_array
@@ -83,7 +84,7 @@ def gradient_node(node: Node, dys: Sequence[Value | None], *, opset: int) -> dic
     for position, output in zip(positions, function.outputs, strict=True):
         x = node.inputs[position]
         assert x is not None
-        types.append((x.dtype if x.is_float else output.dtype, x.shape))
+        types.append((x.dtype if holds_floats(x) else output.dtype, x.shape))
     gradient = call(
         function,
         [*dys, *node.outputs, *(node.inputs[i] for i in sorted(set(_places(node))))],
@@ -226,7 +227,7 @@ def _carries_gradient(node: Node, x: Value, cast: np.dtype[Any] | None) -> bool:
     entry = find(node.op_type, node.domain)
     if entry is not None and entry.is_straight_through:
         return True
-    return x.is_float or cast is not None or not node.output.is_float
+    return holds_floats(x) or cast is not None or not node.output.is_float
 
 
 def _differentiate(
@@ -238,7 +239,7 @@ def _differentiate(
         return gradients_through(op, copy_body(node.function, xs), dys, xs)
     if entry is None:
         return gradients_through(op, expand(op, node, xs), dys, xs)
-    if attribute_bodies(node.attributes):  # of several types
+    if attribute_bodies(node.attributes) or schema.is_container(ys[0].dtype):  # of several types
         return _apply_rule(op, entry, node, dys, ys, xs)
     narrow = {*([] if entry.in_bfloat16 else ["bfloat16"]), *(["float16"] if entry.in_float32 else [])}
     dys, xs = [_widened(op, dy, narrow) for dy in dys], [_widened(op, x, narrow) for x in xs]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.graph import schema
 from renom_onnx.graph.body import Body
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.copying import copied
@@ -36,6 +37,10 @@ class Inside:
         """Return a new formal input."""
         self._inputs.append(Input(dtype, shape, name=name).output)
         return self._inputs[-1]
+
+    def item(self, of: Value, name: str) -> Value:
+        """Return a new formal input for the tensors of a sequence, or for a tensor that is the same for all of them."""
+        return self.input(*(schema.item(of.dtype) or (of.dtype, of.shape)), name)
 
     def see(self, outside: Value) -> Value:
         """Return what stands in the body for a value from outside; a constant stands for itself."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from renom_onnx.graph.body import WITH_BODIES, Body, attribute_bodies, captures, operand_count
+from renom_onnx.graph.body import Body, attribute_bodies, captures, operand_count
 from renom_onnx.graph.node import Node, Value, ancestors
 
 
@@ -65,7 +65,7 @@ class _Part:
 
 def _part(node: Node, read: set[int]) -> _Part | None:
     """Return what is left of a node if only these outputs are read; None if all is."""
-    if node.op_type not in WITH_BODIES or node.domain or len(read) == len(node.outputs):
+    if node.op_type not in {"If", "Loop", "Scan"} or node.domain or len(read) == len(node.outputs):
         return None
     if node.op_type == "If":
         numbers = sorted(read)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.graph import autocast, clipping, layer
+from renom_onnx.graph import autocast, clipping, layer, schema
 from renom_onnx.graph.builder import make_node
 from renom_onnx.graph.element import GraphElement, static
 from renom_onnx.graph.node import Constant, Node, Value
@@ -54,6 +54,8 @@ def apply_node(
         n_outputs=n_outputs,
         layers=layer.current_layers(),
     )
+    types = [(value.dtype, value.shape) for value in node.outputs]
+    schema.require_tensors(schema.operator(op_type, opset), types, list(node.operand_types()), node.site)
     _keep_loss(node)
     return node
 

@@ -17,7 +17,7 @@ from onnx import defs, helper, numpy_helper, shape_inference
 
 from renom_onnx.errors import ConversionError, DTypeError, ShapeError
 from renom_onnx.graph import guard
-from renom_onnx.graph.node import Dim, Shape, unknown_dim
+from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Shape, unknown_dim
 from renom_onnx.graph.note import Opaque
 from renom_onnx.graph.site import Site, created_at
 
@@ -167,11 +167,30 @@ def encoded_type(dtype: np.dtype[Any]) -> bytes | None:
     return None if dtype.metadata is None else dtype.metadata.get("onnx")
 
 
+def is_container(dtype: np.dtype[Any]) -> bool:
+    """Whether it is the type of a sequence, an optional or a map, or an unknown one."""
+    return encoded_type(dtype) is not None
+
+
+def sequence_of(dtype: np.dtype[Any], shape: Shape | None) -> np.dtype[Any]:
+    """Return the type of a sequence of tensors of this type and shape."""
+    sizes = None if shape is None else [None if str(d).startswith(UNKNOWN_DIM) else d for d in shape]
+    proto = helper.make_sequence_type_proto(helper.make_tensor_type_proto(element_type(dtype), sizes))
+    return no_tensor(proto.SerializeToString(deterministic=True))
+
+
+def item(dtype: np.dtype[Any]) -> TypeAndShape | None:
+    """Return type and shape of the tensors in a sequence; None for what is no sequence of tensors."""
+    tensor = onnx.TypeProto.FromString(encoded_type(dtype) or b"").sequence_type.elem_type.tensor_type
+    shape = _shape_of(tensor)
+    known = None if shape is None else tuple(unknown_dim() if d is None else d for d in shape)
+    return (dtype_of(tensor.elem_type), known) if tensor.elem_type else None
+
+
 def item_type(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
     """Return the element type of the tensors in a sequence; None for what is no sequence of tensors."""
-    proto = onnx.TypeProto.FromString(encoded_type(dtype) or b"")
-    kind = proto.sequence_type.elem_type.tensor_type.elem_type
-    return dtype_of(kind) if kind else None
+    found = item(dtype)
+    return None if found is None else found[0]
 
 
 def type_proto(dtype: np.dtype[Any], shape: Shape | None) -> Any:
@@ -457,17 +476,16 @@ def _type_of(op: Operator, proto: Any, types: Any, site: Site) -> tuple[np.dtype
     if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.elem_type:
         raise _no_tensor_error(op, types, site)
     tensor = proto.tensor_type
+    shape = _shape_of(tensor)
+    if shape is not None and any(isinstance(d, int) and d < 0 for d in shape):
+        raise ShapeError(guard.message(op, "every size must be 0 or more", types, site))
+    return dtype_of(tensor.elem_type), shape
+
+
+def _shape_of(tensor: Any) -> tuple[Dim | None, ...] | None:
     if not tensor.HasField("shape"):
-        return dtype_of(tensor.elem_type), None
-    shape: list[Dim | None] = []
-    for dim in tensor.shape.dim:
-        if dim.HasField("dim_value"):
-            if dim.dim_value < 0:
-                raise ShapeError(guard.message(op, "every size must be 0 or more", types, site))
-            shape.append(dim.dim_value)
-        else:
-            shape.append(dim.dim_param or None)
-    return dtype_of(tensor.elem_type), tuple(shape)
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
 
 
 def require_tensors(

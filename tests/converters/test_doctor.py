@@ -52,13 +52,13 @@ def test_operators_are_differentiable_constant_or_blocked():
 
 def test_an_operator_that_is_refused_says_why():
     report = examined(
-        f"(float[N, 3] x, int64 i) => (float[a, b] y) <{W}> {{ h = MatMul(x, w) s = SequenceConstruct(h) "
-        "y = SequenceAt(s, i) }"
+        f"(float[N, 3] x, int64 i) => (float[a, b] y) <{W}> {{ h = MatMul(x, w) s = Optional(h) "
+        "y = OptionalGetElement(s) }"
     )
-    status, reason = statuses(report)["SequenceConstruct"]
+    status, reason = statuses(report)["Optional"]
     assert status == "blocked"
-    assert "it handles sequences" in reason
-    assert [row.reason for row in report.parameters] == [f"SequenceConstruct 's' is blocked: {reason}"]
+    assert "it handles optional values" in reason
+    assert [row.reason for row in report.parameters] == [f"Optional 's' is blocked: {reason}"]
 
 
 def test_a_rule_that_cannot_serve_a_node_blocks_it():

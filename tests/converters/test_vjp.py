@@ -334,17 +334,17 @@ def test_a_newer_opset_is_kept():
 
 
 BRANCH = """f (float[N] x, bool c) => (float[N] y) { a = Exp(x) y = If (c) <
-then_branch = t () => (float[N] o) { s = SequenceConstruct(a) i = Constant<value_int=0>() [pick] o = SequenceAt(s, i) },
+then_branch = t () => (float[N] o) { s = Optional(a) [pick] o = OptionalGetElement(s) },
 else_branch = e () => (float[N] p) { p = Identity(a) }> }"""
-SEQUENCES = "(it handles sequences or optional values, through which no gradient passes yet)"
+OPTIONAL = "(it handles optional values, through which no gradient passes yet)"
 PATH = "but an output depends on x through it."
 ADVICE = "Freeze what lies before it, or register a rule with renom_onnx.gradients.gradient."
 
 ERRORS: dict[str, tuple[str, Any, type[RenomError], str]] = {
-    "a sequence in a branch": (
+    "an optional value in a branch": (
         BRANCH, None, GradientError,
-        f"SequenceAt: there is no gradient rule {SEQUENCES}, but the loss depends on a through it. {ADVICE} It is "
-        "node 'pick' of the model.",
+        f"OptionalGetElement: there is no gradient rule {OPTIONAL}, but the loss depends on a through it. {ADVICE} "
+        "It is node 'pick' of the model.",
     ),
     "an operator that nobody knows": (
         "f (float[N] x) => (float[N] y) { y = my.Own(x) }", None, GradientError,
@@ -355,11 +355,10 @@ ERRORS: dict[str, tuple[str, Any, type[RenomError], str]] = {
         "vjp: the element type of every value must be known, got 'a' without one. Give it a value_info. "
         "It is node 'm' of the model.",
     ),
-    "a sequence on the path": (
-        "f (float[N] x) => (float[N] y) "
-        "{ s = SequenceConstruct(x, x) i = Constant<value_int=0>() [pick] m = SequenceAt(s, i) y = Exp(m) }",
+    "an optional value on the path": (
+        "f (float[N] x) => (float[N] y) { s = Optional(x) [pick] m = OptionalGetElement(s) y = Exp(m) }",
         None, GradientError,
-        f"SequenceAt: there is no gradient rule {SEQUENCES}, {PATH} {ADVICE} It is node 'pick' of the model.",
+        f"OptionalGetElement: there is no gradient rule {OPTIONAL}, {PATH} {ADVICE} It is node 'pick' of the model.",
     ),
     "an attribute that the operator does not have": (
         "f (float[N] x) => (float[N] y) { [first] y = Exp<axes=[1]>(x) }", None, ConversionError,

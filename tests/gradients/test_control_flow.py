@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 import renom_onnx as rm
 from renom_onnx.converters import lint, to_training_onnx, vjp
 from renom_onnx.errors import GradientError
+from renom_onnx.gradients import find
 from renom_onnx.graph.node import ancestors
 from renom_onnx.runtime import TrainingSession
 from tests.gradients.cases import NEWEST_OPSET, at_opset, node_tests
@@ -177,7 +178,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradient_is_the_derivative(name: str):
+def test_gradient_is_the_derivative(name: str, record_property: Any):
     text, feeds = CASES[name]
     feeds = {k: np.asarray(v) for k, v in feeds.items()}
     model = model_of(text)
@@ -185,6 +186,16 @@ def test_gradient_is_the_derivative(name: str):
     for product in products:
         onnx.checker.check_model(product, full_check=True)
     assert check_gradient(model, feeds, [Session(product) for product in products]).n_proved > 0
+    for op_type in operators_of(model):
+        record_property("proved", op_type)
+
+
+def operators_of(model: onnx.ModelProto) -> set[str]:
+    """Return the operators that have a rule, those in bodies and functions among them."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for node in nodes:
+        nodes += [inner for attribute in node.attribute for inner in attribute.g.node]
+    return {node.op_type for node in nodes if (entry := find(node.op_type)) is not None and entry.rule is not None}
 
 
 @pytest.mark.parametrize("name", ["if True", "if False", "scan", "loop of 3 steps", "loop that grows", "nested"])

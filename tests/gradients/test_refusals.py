@@ -13,9 +13,9 @@ from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.node import Input
 
 REFUSALS = {
-    "x: float[N, 3] | s = SequenceConstruct(x) i = Constant<value = int64 {0}>() y = SequenceAt(s, i)": (
-        "SequenceAt: there is no gradient rule (it handles sequences or optional values, through which no gradient "
-        "passes yet), but an output depends on x through it. Freeze what lies before it, or register a rule with "
+    "x: float[N, 3] | s = Optional(x) y = OptionalGetElement(s)": (
+        "OptionalGetElement: there is no gradient rule (it handles optional values, through which no gradient passes "
+        "yet), but an output depends on x through it. Freeze what lies before it, or register a rule with "
         "renom_onnx.gradients.gradient. It is node 'y' of the model."
     ),
     "x: float[N, K, K] | y = Det(x)": (

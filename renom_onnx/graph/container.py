@@ -1,0 +1,36 @@
+"""Sequences of tensors as values that have gradients: sequences of as many tensors, of the same shapes."""
+
+from __future__ import annotations
+
+from renom_onnx.graph import schema
+from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.inside import Inside
+from renom_onnx.graph.node import Value, is_float
+
+
+def holds_floats(value: Value) -> bool:
+    """Whether a value has a gradient: a tensor of floats, or a sequence of such tensors."""
+    item = schema.item_type(value.dtype)
+    return value.is_float or (item is not None and is_float(item))
+
+
+def zeros(op: Builder, like: Value) -> Value:
+    """Return zeros of the shape of a tensor, or of those of the tensors in a sequence."""
+    if not schema.is_container(like.dtype):
+        return op.zeros_like(like)
+    inside = Inside(op)
+    body, _ = inside.body("zeros", [op.zeros_like(inside.item(like, "X"))])
+    value: Value = op.SequenceMap(like, body=body)
+    return value
+
+
+def added(op: Builder, a: Value, b: Value) -> Value:
+    """Return the sum of two tensors, or of the tensors of two sequences, one by one."""
+    if not schema.is_container(a.dtype):
+        total: Value = op.Add(a, b)
+        return total
+    inside = Inside(op)
+    x, y = (inside.item(v, name) for v, name in ((a, "A"), (b, "B")))
+    body, _ = inside.body("sum", [op.Add(x, y)])
+    value: Value = op.SequenceMap(a, b, body=body)
+    return value
