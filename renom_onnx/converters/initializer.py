@@ -2,8 +2,8 @@
 
 A float array is a weight unless the operand that it is cannot be one (the scales of Resize, the bounds of Clip), or
 nobody learns it: one number that meets many features, such as the epsilon of a normalization that is written out, and
-is not the bias of a product with one unit. The running statistics of BatchNormalization are no weights either; training
-may move them.
+is not the bias of a product with one unit; or a mask, which has numbers that stand for minus infinity. The running
+statistics of BatchNormalization are no weights either; training may move them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 
+from renom_onnx.converters.encoding import array_of
 from renom_onnx.graph import schema
 from renom_onnx.graph.node import is_float
 
@@ -51,7 +53,9 @@ SETTINGS: Mapping[str, frozenset[int]] = {
 }
 """Operands that are settings of an operator, no data: by operator, their positions."""
 STATISTICS = {"BatchNormalization": (3, 4)}
-ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
+ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Sum", "Where"}
+LEAST_OF_WEIGHTS = -1e4
+"""Numbers below it stand for minus infinity: no weight has them, and masks do."""
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
 
@@ -92,7 +96,16 @@ def _is_setting(reader: Reader, tensor: onnx.TensorProto) -> bool:
         return False
     if reader.position in SETTINGS.get(node.op_type, ()):
         return True
-    return node.op_type in ELEMENTWISE and all(size == 1 for size in tensor.dims) and not reader.is_bias
+    if node.op_type not in ELEMENTWISE:
+        return False
+    return (all(size == 1 for size in tensor.dims) and not reader.is_bias) or _is_mask(tensor)
+
+
+def _is_mask(tensor: onnx.TensorProto) -> bool:
+    """Whether an array with several axes, which is not left without data, has numbers for minus infinity."""
+    if len(tensor.dims) < 2 or not (tensor.raw_data or tensor.float_data or tensor.int32_data or tensor.double_data):
+        return False
+    return bool(np.any(array_of(tensor).astype(np.float64) <= LEAST_OF_WEIGHTS))
 
 
 def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[Reader]]:
