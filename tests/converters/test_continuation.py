@@ -92,7 +92,6 @@ def test_settings_and_state_are_found_again(name: str):
 
 OTHERWISE = {
     "group_normalize": "reading finds sizes that the layer's own inference does not, and writes them into the bodies",
-    "multi_head_attention": "the mask stands at another place among the initializers",
 }
 """Layers whose file is written again with the same numbers and other bytes."""
 
@@ -103,7 +102,7 @@ def test_every_layer_trains_on_from_its_file(data: np.ndarray, layer: Any, opset
     file = to_training_onnx(g.ConstantLoss("mean")(g.square(layer(g.Bias()(data)))), g.Sgd(0.01), opset=opset)
     model = rm.load(as_bytes(file))
     again = to_training_onnx(model.loss, model.optimizer)
-    assert (as_bytes(again) == as_bytes(file)) == (layer.kind not in OTHERWISE)
+    assert as_bytes(again) == as_bytes(file) or layer.kind in OTHERWISE
     batch = {"x": data}
     assert steps(again, 2, batch)[0] == steps(file, 2, batch)[0]
     output = layer(data)
