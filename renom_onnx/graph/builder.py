@@ -17,6 +17,7 @@ import numpy as np
 
 from renom_onnx.graph import schema
 from renom_onnx.graph.body import WITH_BODIES, Type, output_types
+from renom_onnx.graph.formal import Operator
 from renom_onnx.graph.node import FORWARD, Constant, Node, Value, known_array
 from renom_onnx.graph.site import Site, user_site
 
@@ -40,7 +41,7 @@ def _operand_types(inputs: Sequence[Value | None], casts: Sequence[np.dtype[Any]
 
 
 def infer(
-    op: schema.Operator,
+    op: Operator,
     opset: int,
     attributes: Mapping[str, Any],
     inputs: Sequence[Value | None],
@@ -148,7 +149,7 @@ class Builder:
         )
         return node.outputs if len(node.outputs) > 1 else node.output
 
-    def _operand(self, op: schema.Operator, index: int, operand: Operand, operands: Sequence[Operand]) -> Value | None:
+    def _operand(self, op: Operator, index: int, operand: Operand, operands: Sequence[Operand]) -> Value | None:
         if operand is None or isinstance(operand, Value):
             return operand
         if isinstance(operand, np.ndarray | np.generic):

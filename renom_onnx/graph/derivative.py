@@ -18,6 +18,7 @@ from renom_onnx.graph.broadcast import unbroadcast
 from renom_onnx.graph.builder import Builder, is_small_integer
 from renom_onnx.graph.container import holds_floats
 from renom_onnx.graph.expansion import expand, gradients_through
+from renom_onnx.graph.formal import Formal
 from renom_onnx.graph.function import DOMAIN, Function, call, copy_body
 from renom_onnx.graph.node import BACKWARD, Constant, Input, Node, Shape, Static, Value, known_array
 from renom_onnx.graph.site import created_at
@@ -163,7 +164,7 @@ def _formal_names(node: Node) -> tuple[list[str], list[str]]:
         return list(node.function.output_names), [str(v.name) for v in node.function.inputs][: len(node.inputs)]
     op = schema.operator(node.op_type, node.opset, node.domain)
 
-    def name(formal: schema.Formal, index: int, first: int) -> str:
+    def name(formal: Formal, index: int, first: int) -> str:
         return f"{formal.name}_{index - first + 1}" if formal.is_variadic else formal.name
 
     outputs = [name(op.output(i), i, len(op.outputs) - 1) for i in range(len(node.outputs))]

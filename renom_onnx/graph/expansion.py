@@ -10,6 +10,7 @@ from renom_onnx.errors import GradientError
 from renom_onnx.graph import guard, schema
 from renom_onnx.graph.body import Body, Type, formal_types
 from renom_onnx.graph.builder import Builder
+from renom_onnx.graph.formal import OperatorBody, Step
 from renom_onnx.graph.inside import Inside
 from renom_onnx.graph.node import Constant, Node, Value
 from renom_onnx.graph.site import created_at
@@ -55,12 +56,12 @@ class _Scope:
             self._values[name] = None if outside is None else self._inside.see(outside)
         return self._values.get(name)
 
-    def run(self, steps: Sequence[schema.Step]) -> None:
+    def run(self, steps: Sequence[Step]) -> None:
         """Add the nodes of the steps."""
         for step in steps:
             self._values.update(zip(step.outputs, self._outputs(step), strict=False))
 
-    def _outputs(self, step: schema.Step) -> Sequence[Value]:
+    def _outputs(self, step: Step) -> Sequence[Value]:
         if step.op_type == "Constant":
             ((name, value),) = step.attributes.items()
             return [self._op.constant(value, _CONSTANTS.get(name))]
@@ -68,13 +69,13 @@ class _Scope:
         attributes = dict(step.attributes)
         types = [None if x is None else (x.dtype, x.shape) for x in inputs]
         for name, graph in sorted(step.attributes.items()):
-            if isinstance(graph, schema.OperatorBody):
+            if isinstance(graph, OperatorBody):
                 attributes[name], captured = self._body(graph, formal_types(step.op_type, step.attributes, types))
                 inputs += captured
         made = self._op.node(step.op_type, *inputs, outputs=len(step.outputs), **attributes)
         return made if isinstance(made, tuple) else (made,)
 
-    def _body(self, graph: schema.OperatorBody, types: Sequence[Type | None]) -> tuple[Body, list[Value]]:
+    def _body(self, graph: OperatorBody, types: Sequence[Type | None]) -> tuple[Body, list[Value]]:
         inside = Inside(self._op)
         formals = [
             inside.input(*(t or (schema.no_tensor(), None)), n) for n, t in zip(graph.inputs, types, strict=True)

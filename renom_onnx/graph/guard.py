@@ -13,7 +13,7 @@ from renom_onnx.graph.node import Shape, type_text
 from renom_onnx.graph.site import Site, created_at
 
 if TYPE_CHECKING:
-    from renom_onnx.graph.schema import Operator
+    from renom_onnx.graph.formal import Operator
 
 TypeAndShape = tuple[np.dtype[Any], Shape | None]
 

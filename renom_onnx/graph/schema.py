@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from onnx import defs, helper, numpy_helper, shape_inference
 
 from renom_onnx.errors import ConversionError, DTypeError, ShapeError
 from renom_onnx.graph import guard
+from renom_onnx.graph.formal import Attribute, Formal, Operator, OperatorBody, Step
 from renom_onnx.graph.node import UNKNOWN_DIM, Dim, Shape, unknown_dim
 from renom_onnx.graph.note import Opaque
 from renom_onnx.graph.site import Site, created_at
@@ -28,53 +28,6 @@ DEFAULT_IR_VERSION = 10
 TypeAndShape = tuple[np.dtype[Any], Shape | None]
 
 _KINDS = {kind: name.lower() for name, kind in vars(defs.OpSchema.AttrType).items() if name.isupper()}
-
-
-@dataclass(frozen=True)
-class Formal:
-    """A formal input or output of an operator."""
-
-    name: str
-    type_variable: str
-    types: frozenset[str]
-    is_optional: bool
-    is_variadic: bool
-
-
-_NO_FORMAL = Formal("input", "", frozenset(), is_optional=False, is_variadic=True)
-"""Of an input that an operator without any is given."""
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A formal attribute: kind is int, float, string, tensor, graph, type_proto or their plurals."""
-
-    name: str
-    kind: str
-    is_required: bool
-    default: Any
-
-
-@dataclass(frozen=True)
-class Operator:
-    """What ONNX's schema says of one operator at one version."""
-
-    name: str
-    domain: str
-    since_version: int
-    inputs: tuple[Formal, ...]
-    outputs: tuple[Formal, ...]
-    attributes: Mapping[str, Attribute]
-    min_outputs: int
-    doc: str
-
-    def input(self, index: int) -> Formal:
-        """Return the formal of one actual input; a variadic formal serves all that follow."""
-        return self.inputs[min(index, len(self.inputs) - 1)] if self.inputs else _NO_FORMAL
-
-    def output(self, index: int) -> Formal:
-        """Return the formal of one actual output."""
-        return self.outputs[min(index, len(self.outputs) - 1)]
 
 
 def has_operator(op_type: str, opset: int, domain: str = "") -> bool:
@@ -375,28 +328,6 @@ def _node_proto(
         node.attribute.append(helper.make_attribute(name, value, attr_type=attribute_type))
     input_types = {name: type_proto(*t) for name, t in zip(names, types, strict=True) if t is not None}
     return node, input_types
-
-
-@dataclass(frozen=True)
-class Step:
-    """One node of an operator's body; names connect them, "" is an absent operand.
-
-    An attribute may be a body too, which reads names from outside.
-    """
-
-    op_type: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class OperatorBody:
-    """What ONNX's schema says an operator computes, in simpler operators of the default domain."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    steps: tuple[Step, ...]
 
 
 def has_body(op_type: str, opset: int, domain: str = "") -> bool:

@@ -16,6 +16,7 @@ from importlib import resources
 
 from renom_onnx.errors import RenomError
 from renom_onnx.graph import schema
+from renom_onnx.graph.formal import Operator
 from renom_onnx.graph.node import Node
 
 CPU, CUDA = "cpu", "cuda"
@@ -91,7 +92,7 @@ def _fit(kernel: Kernel, types: Mapping[str, Sequence[str]]) -> bool:
     return all(found in allowed for name, allowed in kernel.types.items() for found in types.get(name, ()))
 
 
-def _types(node: Node, operator: schema.Operator) -> dict[str, list[str]]:
+def _types(node: Node, operator: Operator) -> dict[str, list[str]]:
     """Return the element types of the node's operands and outputs by type parameter and by formal name."""
     found: dict[str, list[str]] = {}
     formals = operator.inputs
