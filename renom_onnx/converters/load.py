@@ -38,6 +38,13 @@ def load(
     Raises:
         ConversionError: the file is damaged or no ONNX model.
         OSError: there is no such file.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> file = rm.converters.to_onnx(rm.graph.Dense(2), inputs={"x": ("N", 3)})
+        >>> model = load(file)  # rm.load
+        >>> [name for name, _ in model.named_parameters()], model(np.ones((4, 3), np.float32)).shape
+        (['dense1.w', 'dense1.b'], ('N', 2))
     """
     proto = read_model(model)
     if inputs:

@@ -54,6 +54,11 @@ class InstanceNormalize(Layer):
         ShapeError: x has fewer than three axes, or C is not known.
 
     Source: Ulyanov et al. 2016, arXiv:1607.08022; https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.InstanceNormalize()(np.ones((2, 3, 8, 8), np.float32)).shape
+        ('N', 3, 8, 8)
     """
 
     def __init__(
@@ -98,6 +103,11 @@ class GroupNormalize(Layer):
 
     Source: Wu & He 2018, arXiv:1803.08494; https://onnx.ai/onnx/operators/onnx__GroupNormalization.html of opset 21
     (that of opset 18 scales whole groups): below, it is a function of that name.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.GroupNormalize(2)(np.ones((2, 4, 8, 8), np.float32)).shape
+        ('N', 4, 8, 8)
     """
 
     def __init__(

@@ -91,6 +91,11 @@ class RmsNormalize(Layer):
 
     Source: Zhang & Sennrich 2019, arXiv:1910.07467; https://onnx.ai/onnx/operators/onnx__RMSNormalization.html, which
     opset 23 introduced: below, it is a function of that name.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.RmsNormalize()(np.ones((2, 5, 8), np.float32)).shape
+        ('N', 5, 8)
     """
 
     def __init__(self, gain: float = 1.0, axis: int = -1, epsilon: float = 1e-5, **settings: Unpack[Settings]) -> None:

@@ -218,6 +218,11 @@ class PeepholeLstm(Lstm):
     Called as `Lstm` with x (N, T, F), returns (N, D H), or with return_sequences (N, T, D H).
 
     Source: Gers & Schmidhuber 2000, doi:10.1109/IJCNN.2000.861302; https://onnx.ai/onnx/operators/onnx__LSTM.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.PeepholeLstm(4, return_sequences=True)(np.ones((2, 5, 3), np.float32)).shape
+        ('N', 5, 4)
     """
 
     def _further(self, n_directions: int) -> Sequence[GraphElement | None]:
@@ -237,6 +242,11 @@ class Gru(Rnn):
     Called as `Rnn` with x (N, T, F), returns (N, D H), or with return_sequences (N, T, D H).
 
     Source: Cho et al. 2014, arXiv:1406.1078; https://onnx.ai/onnx/operators/onnx__GRU.html.
+
+    Example:
+        >>> import numpy as np, renom_onnx as rm
+        >>> rm.graph.Gru(4)(np.ones((2, 5, 3), np.float32)).shape
+        ('N', 4)
     """
 
     op_type = "GRU"
