@@ -80,9 +80,16 @@ def image_input(model: onnx.ModelProto) -> str:
     return name
 
 
+QUICK = ("bvlc_alexnet", "shufflenet", "squeezenet", "zfnet512")
+"""Networks that take seconds; the others take minutes together, and run with --full-size."""
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest) -> tuple[str, onnx.ModelProto, Arrays]:
-    model = network(request.param, is_full_size=request.config.getoption("--full-size"))
+    is_full_size = request.config.getoption("--full-size")
+    if request.param not in QUICK and not is_full_size:
+        pytest.skip("it takes minutes: run it with --full-size")
+    model = network(request.param, is_full_size=is_full_size)
     return request.param, model, {image_input(model): image(), "labels": np.array([7])}
 
 
