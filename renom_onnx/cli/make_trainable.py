@@ -50,6 +50,12 @@ def run(options: argparse.Namespace) -> int:
         size = int(options.batch_size) if options.batch_size.isdigit() else options.batch_size
         shapes = {n: (size, *e.shape[1:]) for n, e in model.inputs.items() if e.shape}
         model = rm.load(options.model, inputs=shapes)
+        for name, e in model.outputs.items():
+            if isinstance(size, str) and e.shape and isinstance(e.shape[0], int):
+                raise UsageError(
+                    f"--batch-size {size} must reach the outputs, got {name!r} with {e.shape[0]} rows: a node of the "
+                    f"model fixes them. Export it again with an open first axis (PyTorch: dynamic_shapes)."
+                )
     if options.classes is not None:
         model = rm.converters.replace_head(model, options.classes, output=options.output_name)
     if options.lora is not None:

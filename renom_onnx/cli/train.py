@@ -57,6 +57,12 @@ def run(options: argparse.Namespace) -> int:
     if model.optimizer is None:
         raise UsageError(f"{start}: it must hold a training step. Give it one: renom-onnx make-trainable")
     wanted = _wanted(model)
+    for w in wanted:
+        if w.shape and isinstance(w.shape[0], int):
+            raise UsageError(
+                f"{start}: the batch size must be open, got {w.shape[0]} for {w.name}. Free it: renom-onnx "
+                f"make-trainable MODEL OUTPUT --batch-size N"
+            )
     names = [w.name for w in wanted]
     sources = read(options.data, wanted, columns=options.columns, mean=options.mean, std=options.std)
     held = None

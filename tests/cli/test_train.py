@@ -104,6 +104,23 @@ def test_a_fixed_batch_size_is_freed_by_a_name(folder: Path):
     done("train one.train.onnx data.npz --epochs 1 --batch-size 8", folder)
 
 
+def test_a_batch_size_that_stays_fixed_is_said(folder: Path):
+    text = """<ir_version: 10, opset_import: ["": 18]> f (float[1,2,2] x) => (float[1,4] y)
+        <int64[2] shape = {1, 4}> { r = Reshape(x, shape) y = MatMul(r, w) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    onnx.save(model, folder / "one.onnx")
+    assert failed("make-trainable one.onnx one.train.onnx --batch-size N", folder) == (
+        "renom-onnx make-trainable: --batch-size N must reach the outputs, got 'y' with 1 rows: a node of the model "
+        "fixes them. Export it again with an open first axis (PyTorch: dynamic_shapes)."
+    )
+    done("make-trainable one.onnx one.train.onnx", folder)
+    assert failed("train one.train.onnx data.npz --epochs 1", folder) == (
+        "renom-onnx train: one.train.onnx: the batch size must be open, got 1 for x. Free it: renom-onnx "
+        "make-trainable MODEL OUTPUT --batch-size N"
+    )
+
+
 def test_a_plot_and_a_learning_rate_are_taken(folder: Path):
     done("make-trainable two.onnx two.train.onnx --optimizer sgd --train dense2.* --freeze *.b", folder)
     before = (folder / "two.train.onnx").read_bytes()
