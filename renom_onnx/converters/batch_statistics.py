@@ -117,7 +117,7 @@ def _forward(graph: StepGraph, node: onnx.NodeProto) -> _Statistics:
     mean = graph.op("Div", total, n)
     variance = graph.op("Sub", graph.op("Div", squares, n), graph.op("Mul", mean, mean))
     variance = graph.op("Max", variance, graph.constant(0, np.float64))
-    epsilon = graph.constant(_number(node, "epsilon", 1e-5), np.float64, "epsilon")
+    epsilon = graph.constant(meant_number(node, "epsilon", 1e-5), np.float64, "epsilon")
     r = graph.op("Reciprocal", graph.op("Sqrt", graph.op("Add", variance, epsilon)))
     slope = graph.op("Mul", graph.cast(scale, np.float64), r)
     again = graph.op("Sub", channels.wide(x), channels.spread(mean))
@@ -126,7 +126,7 @@ def _forward(graph: StepGraph, node: onnx.NodeProto) -> _Statistics:
     if attribute(node, "unbiased", 0):
         less = graph.op("Max", graph.op("Sub", n, graph.constant(1, np.float64)), graph.constant(1, np.float64))
         variance = graph.op("Mul", variance, graph.op("Div", n, less))
-    momentum = _number(node, "momentum", 0.9)
+    momentum = meant_number(node, "momentum", 0.9)
     for old, new, output in zip(running, (mean, variance), node.output[1:], strict=False):
         if output:
             _blend(graph, old, new, output, momentum)
@@ -134,7 +134,7 @@ def _forward(graph: StepGraph, node: onnx.NodeProto) -> _Statistics:
     return _Statistics(mean, r, n)
 
 
-def _number(node: onnx.NodeProto, name: str, default: float) -> float:
+def meant_number(node: onnx.NodeProto, name: str, default: float) -> float:
     """Return a number as it was meant: 0.9, where a file holds the float32 next to it."""
     return float(str(np.float32(attribute(node, name, default))))
 

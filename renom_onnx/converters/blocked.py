@@ -79,11 +79,11 @@ def with_blocked_convolutions(model: onnx.ModelProto, block: int, sizes: Mapping
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    _Blocking(changed, block, _shapes(model, sizes)).write()
+    _Blocking(changed, block, known_shapes(model, sizes)).write()
     return changed
 
 
-def _shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, Sizes]:
+def known_shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, Sizes]:
     """Return the sizes of all float32 values of which all are known."""
     fixed = onnx.GraphProto()
     fixed.CopyFrom(model.graph)

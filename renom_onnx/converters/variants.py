@@ -48,19 +48,35 @@ def _replaced(
         yield from [node] if made is None else made
 
 
-class _Writer:
-    """Writes the nodes of a variant."""
+class Writer:
+    """Writes the nodes of a variant.
+
+    Args:
+        prefix: of the names of new values, which nothing else in the model has.
+
+    Attributes:
+        nodes: what was written.
+    """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.nodes: Nodes = []
 
     def op(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Write a node with one output and return its name."""
         name = output or f"{self._prefix}.{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
 
+    def op_of_three(self, op_type: str, *inputs: str, output: str, **attributes: Any) -> list[str]:
+        """Write a node with three outputs and return the names of the second and the third."""
+        name = f"{self._prefix}.{len(self.nodes)}"
+        others = [f"{name}.2", f"{name}.3"]
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output or name, *others], name=name, **attributes))
+        return others
+
     def integers(self, values: Sequence[int]) -> str:
+        """Write a constant and return its name."""
         return self.op("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))
 
 
@@ -71,7 +87,7 @@ def _unpool_by_scatter(node: onnx.NodeProto, prefix: str) -> Nodes | None:
     """
     if len(node.input) > 2 and node.input[2]:
         return None  # indices count the elements of one size, the output has another
-    op = _Writer(prefix)
+    op = Writer(prefix)
     x, indices = node.input[:2]
     kernel = list(attribute(node, "kernel_shape", []))
     strides = list(attribute(node, "strides", [1] * len(kernel)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from renom_onnx.converters.batch_operator import with_batch_operators
 from renom_onnx.converters.blocked import block_of, probe_model, with_blocked_convolutions
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.tree import as_bytes
@@ -20,10 +21,12 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
         device: that runs it.
         sizes: of all symbols; None where the session is to take any, which keeps its bodies.
     """
-    if device.kind != "cpu" or sizes is None or not block_size():
+    if device.kind != "cpu" or sizes is None:
         return model
     proto = read_model(model)
-    changed = with_blocked_convolutions(proto, block_size(), sizes)
+    changed = with_batch_operators(proto, sizes)
+    if block_size():
+        changed = with_blocked_convolutions(changed, block_size(), sizes)
     return model if changed is proto else as_bytes(changed)
 
 

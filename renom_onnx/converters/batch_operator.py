@@ -1,0 +1,130 @@
+"""Batch normalization in training by the operator's own kernel, which the CPU has and CUDA has not.
+
+The file writes it out. The kernel of BatchNormalization with ``training_mode`` takes fewer passes over the batch; with
+a momentum of 0 it returns mean and variance of the batch, of which next running statistics and gradient are made.
+
+The kernel may write its running statistics into the buffers of those that go in, constants too, and onnxruntime shares
+equal constants and equal expressions. So what goes in is zeros that each node computes from x by an expression that no
+other node has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from renom_onnx.converters.batch_statistics import meant_number
+from renom_onnx.converters.blocked import Sizes, known_shapes
+from renom_onnx.converters.step_graph import attribute
+from renom_onnx.converters.structure import functions_of, key_of, replace_all
+from renom_onnx.converters.variants import Writer
+from renom_onnx.graph.function import DOMAIN
+
+_TRAIN = (DOMAIN, "BatchNormalizationTrain")
+_GRADIENT = (DOMAIN, "BatchNormalizationTrainGrad")
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Names of the mean and of s = sqrt(variance + epsilon) of a batch, shaped to broadcast over x."""
+
+    mean: str
+    s: str
+
+
+def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """Return a step whose batch normalizations, in training, are the operator's.
+
+    Args:
+        model: a step; its graph is looked at, not what its functions call.
+        sizes: of all symbols, as the session fixes them.
+    """
+    if not any((node.domain, node.op_type) == _TRAIN for node in model.graph.node):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    shapes, functions = known_shapes(model, sizes), functions_of(model)
+    found: dict[tuple[str, ...], _Statistics] = {}
+    nodes: list[onnx.NodeProto] = []
+    for i, node in enumerate(model.graph.node):
+        op = Writer(f"batch{i}.{next(filter(None, node.output), '')}")
+        if (node.domain, node.op_type) == _TRAIN and _is_served(node, shapes):
+            found[tuple(node.input)] = _forward(op, node, shapes[node.input[0]], i)
+        elif (node.domain, node.op_type) == _GRADIENT:
+            function = functions[key_of(node)]
+            actual = dict(zip(function.input, node.input, strict=False))
+            statistics = found.get(tuple(node.input[-5:]))
+            if statistics is not None and actual.get("dY") and not actual.get("dY2") and not actual.get("dY3"):
+                outputs = dict(zip(function.output, node.output, strict=False))
+                _backward(op, actual, outputs, shapes[actual["X"]], statistics)
+        nodes += op.nodes or [node]
+    replace_all(changed.graph.node, nodes)
+    return changed
+
+
+def _is_served(node: onnx.NodeProto, shapes: Mapping[str, Sizes]) -> bool:
+    """Whether all operands are float32 of known sizes, and there is a batch."""
+    return all(name in shapes for name in node.input) and math.prod(shapes[node.input[0]]) > 0
+
+
+def _forward(op: Writer, node: onnx.NodeProto, shape: Sizes, number: int) -> _Statistics:
+    x, scale, bias, *running = node.input
+    momentum, epsilon = meant_number(node, "momentum", 0.9), meant_number(node, "epsilon", 1e-5)
+    y, *following = [*node.output, "", ""][:3]
+    zeros = _zeros(op, x, shape, number)
+    batch = op.op_of_three(
+        "BatchNormalization", x, scale, bias, zeros, op.op("Abs", zeros), output=y, training_mode=1, momentum=0.0,
+        epsilon=epsilon,
+    )  # fmt: skip
+    n = _count(shape)
+    factor = n / max(n - 1, 1) if attribute(node, "unbiased", 0) else 1.0
+    for old, new, output, share in zip(running, batch, following, (1.0, factor), strict=False):
+        if output:
+            kept = op.op("Mul", old, _number(op, momentum))
+            op.op("Add", kept, op.op("Mul", new, _number(op, (1 - momentum) * share)), output=output)
+    spread = op.integers([-1, *[1] * (len(shape) - 2)])
+    mean, variance = (op.op("Reshape", value, spread) for value in batch)
+    return _Statistics(mean, op.op("Sqrt", op.op("Add", variance, _number(op, epsilon))))
+
+
+def _backward(
+    op: Writer, actual: Mapping[str, str], outputs: Mapping[str, str], shape: Sizes, statistics: _Statistics
+) -> None:
+    """Write dx = a dy + k z + c with z = x - mean, as the rule of the gradient does."""
+    dy, x, scale = (actual[formal] for formal in ("dY", "X", "SCALE"))
+    axes, channels = op.integers([0, *range(2, len(shape))]), op.integers([-1])
+    z = op.op("Sub", x, statistics.mean)
+    total = op.op("ReduceSum", dy, axes, keepdims=1)
+    along = op.op("ReduceSum", op.op("Mul", dy, z), axes, keepdims=1)
+    for formal, value in (("dSCALE", op.op("Div", along, statistics.s)), ("dBIAS", total)):
+        if outputs.get(formal):
+            op.op("Reshape", value, channels, output=outputs[formal])
+    if not outputs.get("dX"):
+        return
+    a = op.op("Div", op.op("Reshape", scale, op.integers([-1, *[1] * (len(shape) - 2)])), statistics.s)
+    share = op.op("Mul", a, _number(op, -1 / _count(shape)))
+    k = op.op("Mul", share, op.op("Div", along, op.op("Mul", statistics.s, statistics.s)))
+    moved = op.op("Add", op.op("Mul", z, k), op.op("Mul", share, total))
+    op.op("Add", op.op("Mul", dy, a), moved, output=outputs["dX"])
+
+
+def _zeros(op: Writer, x: str, shape: Sizes, number: int) -> str:
+    """Return a zero for each channel in a buffer of its own: e - e, where e is an element of x times a number."""
+    others = [axis for axis in range(len(shape)) if axis != 1]
+    first = op.op("Slice", x, op.integers([0] * len(others)), op.integers([1] * len(others)), op.integers(others))
+    e = op.op("Mul", op.op("Reshape", first, op.integers([-1])), _number(op, number + 2))
+    return op.op("Sub", e, e)
+
+
+def _count(shape: Sizes) -> int:
+    """Return how many elements a channel has."""
+    return math.prod(shape) // shape[1]
+
+
+def _number(op: Writer, value: float) -> str:
+    return op.op("Constant", value=numpy_helper.from_array(np.array(value, np.float32)))
