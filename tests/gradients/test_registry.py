@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 
+import numpy as np
 import pytest
 
+from renom_onnx.converters import to_training_onnx
 from renom_onnx.errors import GradientError
-from renom_onnx.gradients import Gradient, entries, gradient
+from renom_onnx.gradients import Gradient, entries, gradient, registry
+from renom_onnx.graph import ConstantLoss, Dense
+from renom_onnx.graph.operators import apply
 from renom_onnx.graph.schema import has_operator, operator
 from tests.gradients.cases import NEWEST_OPSET
 
@@ -65,3 +70,18 @@ def test_a_second_rule_for_an_operator_is_refused():
     with pytest.raises(GradientError) as error:
         gradient("Relu")(lambda op, dy, y, x: dy)
     assert str(error.value) == "gradient: an operator must have one rule, got a second for Relu."
+
+
+def test_one_function_outside_of_the_library_is_a_whole_rule(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(registry._registry, ("", "Erf"))
+
+    @gradient("Erf")
+    def erf(op, dy, y, x):
+        """dx = 2 / sqrt(pi) exp(-x^2) dy."""
+        return op.Mul(dy, op.Mul(op.Exp(op.Neg(op.Mul(x, x))), 2 / math.sqrt(math.pi)))
+
+    dense = Dense(1, initializer=lambda shape, rng, dtype: np.full(shape, 0.5, dtype))
+    loss = ConstantLoss()(apply("Erf", dense(np.array([[0.6]], np.float32))))
+    got = loss.backward().get_gradient(dense["w"]).as_ndarray()
+    np.testing.assert_allclose(got, [[0.6 * 2 / np.sqrt(np.pi) * np.exp(-0.09)]], rtol=1e-6)
+    assert "ErfGrad" in [function.name for function in to_training_onnx(loss).functions]
