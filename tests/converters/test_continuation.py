@@ -254,3 +254,53 @@ def test_settings_stand_in_the_metadata():
     assert json.loads(entries["settings"]) == {
         "accumulate": 3, "clip_value": [-1, 1], "hyperparameters": {"Adam": {"beta1": 1 / 3}}, "reduction": "mean"
     }  # fmt: skip
+
+
+def without_loss(file: onnx.ModelProto) -> None:
+    info = file.training_info[0]
+    bound = {binding.value for binding in info.update_binding}
+    kept = [output for output in info.algorithm.output if output.name in bound]
+    del info.algorithm.output[:]
+    info.algorithm.output.extend(kept)
+
+
+def without_optimizer(file: onnx.ModelProto) -> None:
+    for node in file.training_info[0].algorithm.node:
+        if node.op_type == "Adam":
+            node.name = "anonymous"
+    del file.metadata_props[:]
+
+
+def bound_to_nobody(file: onnx.ModelProto) -> None:
+    file.training_info[0].update_binding.add(key="nobody", value="step.next")
+
+
+BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
+    "no loss": (without_loss, "load: the algorithm must have the loss among its outputs, got only next values."),
+    "no optimizer": (
+        without_optimizer, "load: the file must say which optimizer it was written with, got ''."
+    ),
+    "a binding to nobody": (
+        bound_to_nobody, "load: update_binding must name initializers, got 'nobody', which is none."
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_told(name: str):
+    spoil, message = BROKEN[name]
+    file = file_of(g.Adam())
+    spoil(file)
+    with pytest.raises(rm.ConversionError) as error:
+        _ = rm.load(file).loss
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"reduction": "mean"}'])
+def test_settings_that_cannot_be_read_are_none(text: str):
+    file = file_of(g.Adam())
+    for entry in file.metadata_props:
+        if entry.key == "settings":
+            entry.value = text
+    model = rm.load(file)
+    assert steps(to_training_onnx(model.loss, model.optimizer), 2)[0] == steps(file, 2)[0]

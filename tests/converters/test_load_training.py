@@ -152,3 +152,19 @@ def test_trained_statistics_go_into_the_export_of_the_model():
     convolved = torch.conv2d(torch.from_numpy(X), torch.from_numpy(ARRAYS["conv.weight"])).numpy()
     expected = 0.9 * ARRAYS["bn.running_mean"] + 0.1 * convolved.mean((0, 2, 3))
     np.testing.assert_allclose(exported["bn.running_mean"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_of_a_value_of_unknown_rank_are_told():
+    file = network()
+    file.graph.node[0].op_type, file.graph.node[0].domain = "Unheard", "own"
+    file.opset_import.append(helper.make_opsetid("own", 1))
+    del file.graph.node[0].attribute[:]
+    model = rm.load(file)
+    model.train_statistics()
+    loss = rm.graph.MeanSquared()(model(X), T)
+    with pytest.raises(rm.ShapeError) as error:
+        loss.backward()
+    assert str(error.value) == (
+        "BatchNormalization: x must have a known number of axes to train the statistics, got object[...]. It is node "
+        "'bn' of the model."
+    )
