@@ -11,6 +11,7 @@ import onnx
 
 from renom_onnx.converters.as_read import shell_of
 from renom_onnx.converters.continuation import is_continuable
+from renom_onnx.converters.free_batch import free_reshapes
 from renom_onnx.converters.importer import ImportedGraph, import_graph, read_model, static_leaf
 from renom_onnx.converters.initializer import Kind, kind_of, readers_of
 from renom_onnx.converters.loaded import LoadedModel
@@ -84,6 +85,9 @@ def _with_inputs(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int | str
             raise ShapeError(
                 f"load: the shape of {name!r} must have the file's {len(declared.dim)} axes, got {list(shape)}."
             )
+        fixed = declared.dim[0].dim_value if declared.dim else 0
+        if fixed and shape and isinstance(shape[0], str):
+            free_reshapes(result.graph, fixed)
         del declared.dim[:]
         for size in shape:
             declared.dim.add(**({"dim_value": size} if isinstance(size, int) else {"dim_param": size}))

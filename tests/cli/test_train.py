@@ -106,7 +106,8 @@ def test_a_fixed_batch_size_is_freed_by_a_name(folder: Path):
 
 def test_a_batch_size_that_stays_fixed_is_said(folder: Path):
     text = """<ir_version: 10, opset_import: ["": 18]> f (float[1,2,2] x) => (float[1,4] y)
-        <int64[2] shape = {1, 4}> { r = Reshape(x, shape) y = MatMul(r, w) }"""
+        <int64[2] shape = {1, 4}, int64[1] first = {0}>
+        { f = Gather<axis = 0>(x, first) r = Reshape(f, shape) y = MatMul(r, w) }"""
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
     onnx.save(model, folder / "one.onnx")

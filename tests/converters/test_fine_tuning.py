@@ -199,6 +199,23 @@ def test_the_bias_of_a_single_unit_trains_and_a_single_number_elsewhere_does_not
     assert list(FineTuning(onnx.parser.parse_model(text), loss="mean_squared").trained) == ["w", "b"]
 
 
+def test_a_batch_size_that_a_reshape_repeats_is_freed():
+    text = """<ir_version: 10, opset_import: ["": 18]> f (float[1,2,2] x) => (float[1,3] y)
+        <int64[2] s = {1, 4}, float[4,3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}>
+        { a = Reshape(x, s) y = MatMul(a, w) }"""
+    fixed = onnx.parser.parse_model(text)
+    model = rm.load(fixed, inputs={"x": ("N", 2, 2)})
+    assert model.outputs["y"].shape == ("N", 3)
+    x = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    rows = [run(fixed, {"x": row[None]})[0] for row in x]
+    np.testing.assert_array_equal(run(model.to_proto(), {"x": x})[0], np.concatenate(rows))
+    session = rm.runtime.TrainingSession(
+        rm.make_trainable(model, loss="softmax_cross_entropy", optimizer=g.Sgd(0.001)), device="cpu"
+    )
+    losses = [float(session.step({"x": x, "labels": np.array([0, 1])})) for _ in range(3)]
+    assert losses == sorted(losses, reverse=True)
+
+
 def test_weights_with_several_readers_are_noted():
     text = """<ir_version: 10, opset_import: ["": 18]> f (float[N,2] x) => (float[N,2] y)
         <float[2,2] w = {1, 2, 3, 4}> { h = MatMul(x, w) y = MatMul(h, w) }"""
