@@ -53,7 +53,7 @@ ERRORS = {
     "doctor two.onnx --size T=many": "--size must be NAME=N with a whole number, got 'T=many'.",
     "show garbage.onnx": "show: the model must be a complete ONNX file, got garbage.onnx: Error parsing message "
     "with type 'onnx.ModelProto': Wire format was corrupt.",
-    "show two.onnx --html nowhere/page.html": f"No such file or directory: nowhere/.page.html.{os.getpid()}.tmp",
+    "show two.onnx --html nowhere/page.html": "No such folder to write to: nowhere",
     "infer two.onnx": "give data or --random, and not both.",
     "infer two.onnx both.npz --random": "give data or --random, and not both.",
     "infer two.onnx --random": "--random: the size of T must be given, as in --size T=8.",
