@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, inliner
+from onnx import helper
 
-from renom_onnx.converters.importer import at_least_opset
 from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.settings import describe_settings
 from renom_onnx.converters.spec_form import name_gradient, spec_form
-from renom_onnx.converters.structure import TRAINING_DOMAIN, drop_unused
+from renom_onnx.converters.structure import TRAINING_DOMAIN, drop_unused, parts
+from renom_onnx.converters.surgery.external import externalize
+from renom_onnx.converters.surgery.inlining import inline as inline_functions
+from renom_onnx.converters.surgery.opset import convert_opset
 from renom_onnx.converters.training_info import describe_training
 from renom_onnx.converters.tree import TreeWriter, as_bytes, fed_types, is_data, tree_opset
 from renom_onnx.converters.writer import value_info
@@ -32,6 +35,9 @@ from renom_onnx.graph.update import Updates, updates
 from renom_onnx.graph.whole_file import write_whole
 
 Source = GraphElement | Layer
+
+LARGEST_FILE_BYTES = 1_900_000_000
+"""Data of a model in one file; protobuf writes no message of 2 GiB."""
 FORMS = ("functions", "spec")
 """What gradient and update nodes of a training file are: functions of its own, or operators of the specification."""
 
@@ -82,8 +88,8 @@ def _as_read(model: LoadedModel, opset: int | None, inline: bool) -> onnx.ModelP
     """Return a loaded model with its names and today's parameters, at its own opset unless a newer one is asked for."""
     proto = model.to_proto()
     if inline and proto.functions:
-        proto = inliner.inline_local_functions(proto)
-    return proto if opset is None else at_least_opset(proto, opset)
+        proto = inline_functions(proto)
+    return proto if opset in (None, model.opset) else convert_opset(proto, opset)
 
 
 def export(
@@ -329,9 +335,21 @@ def _called(layer: Layer, inputs: Mapping[str, Sequence[int | str]] | None) -> G
 
 
 def write_file(model: onnx.ModelProto | bytes, path: str | os.PathLike[str]) -> None:
-    """Write a model; the file is written whole or not at all."""
+    """Write a model; the file is written whole or not at all.
+
+    One that is too large for a single file gets its data beside it, as `externalize` writes them.
+    """
+    if not isinstance(model, bytes) and _data_bytes(model) > LARGEST_FILE_BYTES:
+        externalize(model, path)
+        return
     data = model if isinstance(model, bytes) else as_bytes(model)
     write_whole(path, lambda file: file.write(data))
+
+
+def _data_bytes(model: onnx.ModelProto) -> int:
+    """Return how many bytes the initializers have, those of the training steps too."""
+    tensors = [tensor for graph in parts(model) for tensor in graph.initializer]
+    return sum(math.prod(t.dims) * schema.dtype_of(t.data_type).itemsize for t in tensors)
 
 
 __all__ = ["export", "export_training", "to_onnx", "to_training_onnx", "training_model", "write_file"]

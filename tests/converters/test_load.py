@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -312,3 +314,24 @@ def test_a_default_of_an_input_is_an_initializer():
     model = rm.load(file)
     assert list(model.inputs) == ["x"]
     assert as_bytes(to_onnx(model)) == as_bytes(file)
+
+
+def test_a_model_too_large_for_one_file_has_its_data_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = sys.modules["renom_onnx.converters.export"]  # its name is that of the function too
+    monkeypatch.setattr(module, "LARGEST_FILE_BYTES", 10)
+    monkeypatch.setattr(module, "externalize", functools.partial(module.externalize, threshold_bytes=16))
+    model = rm.load(perceptron())
+    rm.export(model, tmp_path / "large.onnx")
+    assert len(list(tmp_path.iterdir())) == 2
+    again = rm.load(tmp_path / "large.onnx")
+    assert as_bytes(to_onnx(again)) == as_bytes(perceptron())
+
+
+def test_an_export_can_be_of_an_older_opset_if_the_operators_are_the_same():
+    assert to_onnx(rm.load(perceptron(21)), opset=18).opset_import[0].version == 18
+    changed = perceptron(21)
+    changed.graph.node[1].op_type = "Gelu"
+    assert message_of(lambda: to_onnx(rm.load(changed), opset=18), rm.ConversionError) == (
+        "convert_opset: every operator must exist at opset 21 and at 18, got Gelu in node '/act/Relu', which does not "
+        "at 18."
+    )
