@@ -119,7 +119,8 @@ def without_calls(op: Builder, outputs: Sequence[Value], stop: Collection[Node])
                 x if x is None or cast is None else op.Cast(x, to=cast)
                 for x, cast in zip(inputs, node.casts, strict=True)
             ]
-            made.update(zip(node.outputs, without_calls(op, copy_body(node.function, inputs), stop), strict=True))
+            done = {x.node for x in inputs if x is not None}
+            made.update(zip(node.outputs, without_calls(op, copy_body(node.function, inputs), done), strict=True))
         elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
             made.update(zip(node.outputs, node.copy(inputs).outputs, strict=True))
     return [made.get(v, v) for v in outputs]

@@ -14,7 +14,9 @@ from onnx import TensorProto, helper
 from renom_onnx.converters import vjp
 from renom_onnx.errors import GradientError
 from renom_onnx.gradients.recurrence import UNROLLED
+from tests.gradients.check import check_gradient
 from tests.gradients.session import Session
+from tests.gradients.test_rules import with_free_names
 
 T, N, F, H = 4, 3, 2, 5
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -238,6 +240,14 @@ def test_one_trained_file_serves_sequences_of_all_lengths(op_type: str):
     longer = session(padded)
     np.testing.assert_allclose(longer["x_grad"][:T], wanted["x_grad"], rtol=1e-4, atol=1e-5)
     assert not longer["x_grad"][T:].any()
+
+
+@pytest.mark.parametrize("op_type", GATES)
+def test_gradient_through_a_scan_has_a_gradient(op_type: str):
+    feeds = operands(op_type, 1, ("b",))
+    product = with_free_names(vjp(model_of(op_type, feeds, 1, is_open=True), inline=True))
+    dy = np.random.default_rng(0).standard_normal((T, 1, N, H)).astype("f")
+    assert check_gradient(product, {**feeds, "d_y": dy}, n_cotangents=1).n_proved == 5
 
 
 def test_size_of_the_states_must_be_known():
