@@ -196,3 +196,13 @@ def shifted(op: Builder, first: Value, after: Slices) -> Slices:
         return Slices(op.Slice(op.Concat(*parts, axis=after.axis), [0], [-1], [after.axis]), after.axis, FORWARDS)
     both = op.Concat(*parts[::-1], axis=after.axis)
     return Slices(op.Slice(both, [1], [2**62], [after.axis]), after.axis, BACKWARDS)
+
+
+def known_type(dtype: np.dtype[Any], shape: Shape | None, formal: Value) -> Type:
+    """Return a type; where nobody knows a shape outside, the one that the body declares."""
+    return dtype, formal.shape if shape is None else shape
+
+
+def values_of(made: Any) -> list[Value]:
+    """Return the outputs of a node as a list, one alone too."""
+    return list(made) if isinstance(made, tuple) else [made]

@@ -1,26 +1,26 @@
-"""Gradients of Scan and Loop, by a Scan and a Loop that go through the steps from the last to the first.
+"""Gradient of Loop, by a Loop that goes through the steps from the last to the first.
 
-Sources: https://onnx.ai/onnx/operators/onnx__Scan.html, https://onnx.ai/onnx/operators/onnx__Loop.html.
+Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from renom_onnx.errors import GradientError
 from renom_onnx.gradients.registry import gradient
 from renom_onnx.gradients.steps import (
-    FORWARDS,
     Slices,
     StepBack,
     Steps,
     Type,
     differentiate,
+    known_type,
     same_value,
     shifted,
+    values_of,
 )
 from renom_onnx.graph import schema
 from renom_onnx.graph.body import Body, common_shape, without
@@ -32,112 +32,6 @@ from renom_onnx.graph.node import Input, Node, Shape, Value, known_array, type_t
 
 UNROLLED = 64
 """Steps up to which a Loop whose states change their shapes is written out: each is one more copy of the body."""
-
-
-@gradient("Scan", all_outputs=True)
-def scan(
-    op, dys, ys, *inputs, body, num_scan_inputs,
-    scan_input_axes, scan_input_directions, scan_output_axes, scan_output_directions,
-):  # fmt: skip
-    """From the last step to the first: ds = f_s ds' + g_s dy, dx = f_x ds' + g_x dy, dc = dc + f_c ds' + g_c dy."""
-    dys = [dy if holds_floats(y) else None for y, dy in zip(ys, dys, strict=True)]
-    n = len(body.inputs)
-    n_states = n - num_scan_inputs
-    steps = _Scan(
-        op,
-        body,
-        inputs[:n_states],
-        _slices(inputs[n_states:n], scan_input_axes, scan_input_directions),
-        inputs[n:],
-        _slices(ys[n_states:], scan_output_axes, scan_output_directions),
-    )
-    first, sliced, captured = differentiate(op, steps, ys[:n_states], dys[:n_states], dys[n_states:])
-    return (*first, *sliced, *captured)
-
-
-def _slices(values, axes, directions):
-    n = len(values)
-    axes, directions = axes or (0,) * n, directions or (FORWARDS,) * n
-    return [Slices(*each) for each in zip(values, axes, directions, strict=True)]
-
-
-class _Scan(Steps):
-    def __init__(
-        self,
-        op: Builder,
-        body: Body,
-        initial: Sequence[Value],
-        scanned: Sequence[Slices],
-        captured: Sequence[Value],
-        outputs: Sequence[Slices],
-    ) -> None:
-        self._op = op
-        self._body = body
-        self._initial = initial
-        self._scanned = scanned
-        self._outputs = outputs
-        self.captured = captured
-        states, rows = body.inputs[: len(initial)], body.inputs[len(initial) :]
-        self.state_types = [_type(v.dtype, v.shape, s) for v, s in zip(initial, states, strict=True)]
-        self.slice_types = [
-            _type(s.value.dtype, without(s.value.shape, s.axis), x) for s, x in zip(scanned, rows, strict=True)
-        ]
-
-    def write(self, states: Sequence[Value], slices: Sequence[Value], captured: Sequence[Value]) -> list[Value]:
-        return instantiate(self._body, [*states, *slices], captured)
-
-    def states_before(self, numbers: Sequence[int]) -> list[Slices]:
-        op, n = self._op, len(self._initial)
-        found = {}
-        for i in numbers:
-            for output, y in zip(self._body.outputs[n:], self._outputs, strict=True):
-                if same_value(output) is same_value(self._body.outputs[i]):
-                    found[i] = shifted(op, self._initial[i], y)
-        wanted = [i for i in numbers if i not in found]
-        if wanted:
-            inside = Inside(op)
-            states = [inside.input(*t, f"S{i + 1}") for i, t in enumerate(self.state_types)]
-            slices = [inside.input(*t, f"X{i + 1}") for i, t in enumerate(self.slice_types)]
-            ends = self.write(states, slices, [inside.see(value) for value in self.captured])
-            body, outside = inside.body("states", [*ends[:n], *(states[i] for i in wanted)])
-            made = _scan(op, body, self._initial, self._scanned, outside)
-            found |= {i: Slices(value) for i, value in zip(wanted, made[n:], strict=True)}
-        return [found[i] for i in numbers]
-
-    def read(self, number: int) -> Slices:
-        return self._scanned[number]
-
-    def stacked(self, number: int, gradient: Value) -> Slices:
-        return Slices(gradient, self._outputs[number].axis, self._outputs[number].direction)
-
-    def back(self, step: StepBack, carried: Sequence[Value], read: Sequence[Slices]) -> list[Value]:
-        written = [self._scanned[j].backwards() for j in step.slices]
-        made = _scan(self._op, step.body, carried, [s.backwards() for s in read], step.captured, written)
-        for grad, like in zip(made[len(carried) :], written, strict=True):
-            self._op.shaped(grad, like.value)
-        return made
-
-
-def _scan(
-    op: Builder,
-    body: Body,
-    states: Sequence[Value],
-    scanned: Sequence[Slices],
-    captured: Sequence[Value],
-    outputs: Sequence[Slices] = (),
-) -> list[Value]:
-    made = op.Scan(
-        *states,
-        *(s.value for s in scanned),
-        *captured,
-        body=body,
-        num_scan_inputs=len(scanned),
-        scan_input_axes=_given(s.axis for s in scanned),
-        scan_input_directions=_given(s.direction for s in scanned),
-        scan_output_axes=_given(s.axis for s in outputs),
-        scan_output_directions=_given(s.direction for s in outputs),
-    )
-    return _values(made)
 
 
 @gradient("Loop", all_outputs=True, reads=(0, 1))
@@ -184,7 +78,7 @@ class _Loop(Steps):
         outside = dict(zip(body.captures, captured, strict=True))
         self._sequences = [(outside[x], node.attributes.get("axis", 0)) for node, x in self._gathers]
         self.slice_types = [(np.dtype(np.int64), ()), *((x.dtype, without(x.shape, a)) for x, a in self._sequences)]
-        self._types = [_type(v.dtype, v.shape, s) for v, s in zip(initial, body.inputs[2:], strict=True)]
+        self._types = [known_type(v.dtype, v.shape, s) for v, s in zip(initial, body.inputs[2:], strict=True)]
         self.state_types = self._types
         self.changing = self._find_changing()
         self.n_steps = _constant_number(body, m, cond)
@@ -239,7 +133,7 @@ class _Loop(Steps):
         states = [inside.input(*t, f"S{k + 1}") for k, t in enumerate(self.state_types)]
         ends = instantiate(self._body, [i, go, *states], [inside.see(value) for value in self.captured])
         body, outside = inside.body("states", [*ends[: 1 + n], *((states[k] for k in numbers) if numbers else [i])])
-        made = _values(op.Loop(self._m, self._cond or op.constant(True), *self._initial, *outside, body=body))[n:]
+        made = values_of(op.Loop(self._m, self._cond or op.constant(True), *self._initial, *outside, body=body))[n:]
         self._count = self._count or op.size_of(made[0], [0])
         return made
 
@@ -274,7 +168,7 @@ class _Loop(Steps):
         slices = [op.Gather(inside.see(s.value), place, axis=s.axis) for s in read]
         ends = instantiate(step.body, [*states, *slices], [inside.see(value) for value in step.captured])
         body, outside = inside.body("back", [go, *ends])
-        made = _values(op.Loop(number, op.constant(True), *carried, *outside, body=body))
+        made = values_of(op.Loop(number, op.constant(True), *carried, *outside, body=body))
         return [*made[:n], *(op.Slice(v, [-1], [-(2**62)], [0], [-1]) for v in made[n:])]
 
     def with_slices(self, captured: Sequence[Value | None], sliced: Sequence[Value | None]) -> list[Value | None]:
@@ -308,21 +202,6 @@ class _Loop(Steps):
         found = gradients_through(op, [*states, *ends], [*dys[:n], *seeds], xs)
         grads = dict(zip(xs, found, strict=True))
         return [grads.get(x) for x in self._initial], [grads.get(x) for x in self.captured]
-
-
-def _type(dtype: np.dtype[Any], shape: Shape | None, formal: Value) -> Type:
-    """Return a type; where nobody knows a shape outside, the one that the body declares."""
-    return dtype, formal.shape if shape is None else shape
-
-
-def _given(numbers: Iterable[int]) -> list[int] | None:
-    """Return an attribute of axes or directions, None for the default."""
-    found = list(numbers)
-    return found if any(found) else None
-
-
-def _values(made: Any) -> list[Value]:
-    return list(made) if isinstance(made, tuple) else [made]
 
 
 def _differs(a: Shape | None, b: Shape | None) -> bool:
