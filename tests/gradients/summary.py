@@ -18,7 +18,7 @@ def summary(reports: Iterable[Any]) -> list[str]:
     for report in reports:
         for key, value in getattr(report, "user_properties", ()):
             found[key].add(value)
-    return [*_of_operators(found), *_of_node_tests(found)]
+    return [*_of_operators(found), *of_node_tests(found)]
 
 
 def _of_operators(found: dict[str, set[str]]) -> list[str]:
@@ -42,7 +42,7 @@ def _of_operators(found: dict[str, set[str]]) -> list[str]:
     ]
 
 
-def _of_node_tests(found: dict[str, set[str]]) -> list[str]:
+def of_node_tests(found: dict[str, set[str]]) -> list[str]:
     """Count ONNX's node tests; one that is neither proved nor excused nor beyond onnxruntime is missing."""
     verdicts = {case.name for case in must_prove()} & found["node test"]
     constant = {case.name for case in must_be_constant()} & found["constant node test"]
