@@ -35,11 +35,11 @@ Written by `make operators` with onnx {onnx} (opset {opset}) and onnxruntime {on
 - **✓** the provider runs the operator in this float type, and its gradient is proved in it: it agrees with differences
   in float64, within a tolerance that fits the type;
 - **○** the provider runs it, and there is nothing to differentiate;
-- **–** the provider has no kernel for it; an empty field: ONNX does not have the operator in this type.
+- **–** the provider has no kernel for it; an empty field: ONNX has no operand of this type there.
 
-*Versions* are those that a model of opset 13 or newer can mean, each proved with a model of its own; in parentheses those
-that this onnxruntime does not run. *Cases* are sample inputs at which the gradient was proved in float32: ONNX's own node
-tests and some of the project's. {others}
+*Versions* are those that a model of opset 13 or newer can mean, each proved with a model of its own; in parentheses
+those that this onnxruntime does not run. *Cases* are sample inputs at which the gradient was proved: ONNX's own node tests
+and some of the project's. {others}
 """
 
 

@@ -81,10 +81,41 @@ def node_tests() -> dict[str, Case]:
             continue
         feeds = {info.name: _array(x) for info, x in zip(graph.input, test.data_sets[0][0], strict=True)}
         case = Case(test.name, test.model, feeds)
+        results = {info.name: _array(x) for info, x in zip(graph.output, test.data_sets[0][1], strict=True)}
+        case = of_tensors(case, results)
         if OF_ANY_SIZE.intersection(case.operators):
             case = Case(case.name, _without_result_shapes(_copy(case.model)), case.feeds)
         cases[test.name] = cropped(case) if test.name in CROPPED else case
     return cases
+
+
+def of_tensors(case: Case, results: dict[str, Any]) -> Case:
+    """Return the case with sequences made of tensors that go in, and tensors taken out of those that come out."""
+    model, feeds = _copy(case.model), dict(case.feeds)
+    inputs, outputs = list(model.graph.input), list(model.graph.output)
+    values = [(info, {**case.feeds, **results}[info.name]) for info in [*inputs, *outputs] if _is_sequence(info)]
+    if not values or not all(x and all(isinstance(item, np.ndarray) for item in x) for _, x in values):
+        return case
+    for info, items in values:
+        names = [f"{info.name}_{i}" for i in range(len(items))]
+        element = element_of(info.type)
+        infos = [helper.make_tensor_value_info(n, element, x.shape) for n, x in zip(names, items, strict=True)]
+        if info in inputs:
+            model.graph.input.remove(info)
+            model.graph.input.extend(infos)
+            model.graph.node.insert(0, helper.make_node("SequenceConstruct", names, [info.name]))
+            feeds.update(zip(names, feeds.pop(info.name), strict=True))
+        else:
+            model.graph.output.remove(info)
+            model.graph.output.extend(infos)
+            for i, name in enumerate(names):
+                model.graph.node.append(helper.make_node("Constant", [], [f"{name}.place"], value_int=i))
+                model.graph.node.append(helper.make_node("SequenceAt", [info.name, f"{name}.place"], [name]))
+    return Case(case.name, model, feeds)
+
+
+def _is_sequence(info: onnx.ValueInfoProto) -> bool:
+    return info.type.WhichOneof("value") == "sequence_type"
 
 
 def _array(value: Any) -> Any:
@@ -173,7 +204,8 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 def _without_result_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.ClearField("value_info")
     for info in model.graph.output:
-        info.type.tensor_type.ClearField("shape")
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
     return model
 
 
