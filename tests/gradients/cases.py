@@ -26,11 +26,16 @@ CROPPED = {"test_averagepool_3d_default", "test_lppool_3d_default", "test_maxpoo
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a point."""
+    """A model and a point.
+
+    Attributes:
+        about: the operator that the model is there for, if it has several.
+    """
 
     name: str
     model: onnx.ModelProto
     feeds: dict[str, np.ndarray[Any, Any]]
+    about: str = ""
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -41,6 +46,11 @@ class Case:
     def operators(self) -> list[str]:
         """The type of every node but constants, each once."""
         return sorted({node.op_type for node in self.nodes})
+
+    @property
+    def subject(self) -> str:
+        """The operator that the case is about, "" if it is one of many."""
+        return self.about or (self.operators[0] if self.is_one_operator else "")
 
     @property
     def opset(self) -> int:

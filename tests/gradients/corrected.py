@@ -23,6 +23,7 @@ from onnx.reference.ops import (
     op_lp_normalization,
     op_pad,
     op_scan,
+    op_sequence_insert,
 )
 
 Array = np.ndarray[Any, Any]
@@ -154,6 +155,12 @@ def _cropped_and_padded(x: Array, pads: Any, mode: str, constant_values: Any = 0
     return _pad(x[inside], np.maximum(ends, 0).ravel(), mode, constant_values)
 
 
+def _sequence_insert(sequence: list[Array], tensor: Array, position: Any = None) -> list[Array]:
+    n = len(sequence)
+    place = n if position is None else int(position[0]) + (n if position[0] < 0 else 0)
+    return [*sequence[:place], tensor, *sequence[place:]]
+
+
 _grid_sample = op_grid_sample.GridSample._run
 
 
@@ -175,6 +182,7 @@ _CORRECTIONS = [
     (op_erf.Erf, "_run", _erf),  # rounds to float32
     (op_lp_normalization.LpNormalization, "_run", _lp_normalization),  # for p = 1 it lacks the absolute value
     (op_grid_sample.GridSample, "_run", _grid_sample_by_old_names),  # of opset 16
+    (op_sequence_insert, "sequence_insert_reference_implementation", _sequence_insert),  # at the end
     (op_pad, "_pad_impl", _cropped_and_padded),  # negative pads crop
     *((module, "np", _Wide()) for module in _NARROW),
 ]

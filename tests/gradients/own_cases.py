@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -192,7 +193,26 @@ def _bodies() -> Iterator[Case]:
     yield case_of("Loop", f"y = Loop<body = {step}>(m, , v)", x=X23, v=X23 + 2, m=known(3))
 
 
+def _sequences() -> Iterator[Case]:
+    a, b, i = X23, X23 + 1, "i = Constant<value = int64 {-1}>()"
+    pair = f"{i} s = SequenceConstruct(a, b)"
+    for about, body in {
+        "SequenceConstruct": f"{pair} y = SequenceAt(s, i)",
+        "SequenceAt": f"{pair} y = SequenceAt(s, i)",
+        "SequenceInsert": f"{pair} t = SequenceInsert(s, a, i) y = ConcatFromSequence<axis=0>(t)",
+        "SequenceErase": f"{pair} t = SequenceErase(s, i) y = ConcatFromSequence<axis=0>(t)",
+        "ConcatFromSequence": f"{pair} y = ConcatFromSequence<axis=1, new_axis=1>(s)",
+        "SequenceMap": f"{pair} t = SequenceMap<body = f (float[N, 3] v) => (float[N, 3] w) {{ w = Exp(v) }}>(s) "
+        "y = ConcatFromSequence<axis=-1>(t)",
+    }.items():
+        yield dataclasses.replace(case_of(about, body, a=a, b=b), about=about)
+    for keep in (0, 1):
+        body = f"{i} s = SplitToSequence<axis=1, keepdims={keep}>(x) y = SequenceAt(s, i)"
+        yield dataclasses.replace(case_of(f"SplitToSequence-{keep}", body, x=X23), about="SplitToSequence")
+
+
 OWN_CASES = [
+    *_sequences(),
     *_images(),
     *_bodies(),
     *_matrices(),

@@ -34,8 +34,8 @@ PROVED, RUNS, NO_KERNEL, NO_TYPE = "proved", "runs", "no kernel", "no type"
 
 CASES: dict[str, list[Case]] = {}
 for case in [*OWN_CASES, *OLD_CASES, *node_tests().values()]:
-    if case.is_one_operator and not case.nodes[0].domain and is_plain(case):
-        CASES.setdefault(case.operators[0], []).append(case)
+    if case.subject and not case.nodes[0].domain and is_plain(case):
+        CASES.setdefault(case.subject, []).append(case)
 PAIRS = [(name, kind) for name in operator_names(NEWEST_OPSET) if name in CASES for kind in NAMES]
 
 
@@ -66,7 +66,7 @@ def mark(case: Case | None, provider: str, is_differentiable: bool) -> str:
         session = Session(vjp(case.model), provider)
     except UncheckableError:
         return RUNS
-    held, step = HELD.get(case.operators[0], ()), 1 if case.is_linear_in_each else STEP
+    held, step = HELD.get(case.subject, ()), 1 if case.is_linear_in_each else STEP
     itself = Itself(case.model) if case.operators == ["DequantizeLinear"] else None  # the reference lacks it at 18
     try:
         check_gradient(

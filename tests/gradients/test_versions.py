@@ -18,8 +18,8 @@ from tests.gradients.versions import differentiable, means_the_same, valid_at, v
 
 CASES: dict[str, list[Case]] = {}
 for case in [*OLD_CASES, *OWN_CASES, *SINGLE]:
-    if case.is_one_operator:
-        CASES.setdefault(case.operators[0], []).append(case)
+    if case.subject:
+        CASES.setdefault(case.subject, []).append(case)
 ENOUGH = 3
 ROUNDED = {"QuantizeLinear"}  # gives integers only: test_quantization.py has its versions
 VERSIONS = [(name, version) for name in differentiable() if name not in ROUNDED for version in versions(name)]

@@ -29,14 +29,14 @@ def at_default_opset(case: Case) -> Case:
 
 
 def in_float_type(case: Case, element: int) -> Case | None:
-    """Return the case of one operator in another float type; None where ONNX does not allow it for any operand."""
-    (node,) = case.nodes
+    """Return the case in another float type; None where ONNX does not allow it for any operand of its operator."""
+    node = case.nodes[0]
     opset = opset_import(case.model).version
     schema = operator(node.op_type, opset)
     allowed = {name: schema.input(i) for i, name in enumerate(node.input) if name}
     model = onnx.ModelProto()
-    model.CopyFrom(in_type(case.model, element) if _has_body(node) else case.model)
-    is_changed = _has_body(node)
+    is_changed = _has_body(node) or bool(case.about)
+    model.CopyFrom(in_type(case.model, element) if is_changed else case.model)
     for info in model.graph.input:
         tensor = info.type.tensor_type
         if tensor.elem_type in FLOATS and _allows(allowed.get(info.name), element):

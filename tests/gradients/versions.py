@@ -36,7 +36,7 @@ def differentiable() -> list[str]:
 def valid_at(case: Case, version: int) -> onnx.ModelProto | None:
     """Return the case at the first opset that means this version of its operator, None where it is no valid model."""
     opset = max(version, OLDEST_OPSET)
-    if operator(case.operators[0], opset).since_version != version:
+    if operator(case.subject, opset).since_version != version:
         return None
     model = at_opset(case.model, opset)
     return model if is_valid(model) else None
