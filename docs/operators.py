@@ -38,8 +38,8 @@ Written by `make operators` with onnx {onnx} (opset {opset}) and onnxruntime {on
 - **–** the provider has no kernel for it; an empty field: ONNX has no operand of this type there.
 
 *Versions* are those that a model of opset 13 or newer can mean, each proved with a model of its own; in parentheses
-those that this onnxruntime does not run. *Cases* are sample inputs at which the gradient was proved: ONNX's own node tests
-and some of the project's. {others}
+those that this onnxruntime does not run. *Cases* are sample inputs at which the gradient was proved: ONNX's own node
+tests and some of the project's. {others}
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from renom_onnx.converters import reader
+from renom_onnx.converters import encoding, reader
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph.body import Type
 from renom_onnx.graph.function import Function
@@ -114,6 +114,7 @@ class Library:
             tuple(proto.output),
             (*proto.attribute, *(a.name for a in proto.attribute_proto)),
             proto.doc_string,
+            {a.name: encoding.plain_attribute(a) for a in proto.attribute_proto},
         )
         length = sum(1 if n.function is None else self._lengths[n.function] for n, _ in inner.nodes)
         if length > LONGEST_EXPANSION:

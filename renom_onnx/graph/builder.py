@@ -152,7 +152,7 @@ class Builder:
     def _operand(self, op: Operator, index: int, operand: Operand, operands: Sequence[Operand]) -> Value | None:
         if operand is None or isinstance(operand, Value):
             return operand
-        if isinstance(operand, np.ndarray | np.generic):
+        if isinstance(operand, np.ndarray | np.generic) and not isinstance(operand, np.floating):
             return self.constant(operand)
         formal = op.input(index)
         for i, other in enumerate(operands):

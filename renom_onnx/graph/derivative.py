@@ -6,7 +6,7 @@ around it. Nodes of one shape share one body; a function is differentiated throu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,11 +38,9 @@ def find(op_type: str, domain: str) -> Gradient | None:
 
 def is_differentiable(node: Node) -> bool:
     """Whether the node has a rule, or a body to differentiate."""
-    if node.function is not None:
-        return True
     entry = find(node.op_type, node.domain)
     if entry is None:
-        return schema.has_body(node.op_type, node.opset, node.domain)
+        return node.function is not None or schema.has_body(node.op_type, node.opset, node.domain)
     return entry.rule is not None
 
 
@@ -162,6 +160,8 @@ def _formal_names(node: Node) -> tuple[list[str], list[str]]:
     """Return formal names of the outputs and of the inputs."""
     if node.function is not None:
         return list(node.function.output_names), [str(v.name) for v in node.function.inputs][: len(node.inputs)]
+    if not schema.has_operator(node.op_type, node.opset, node.domain):  # of a domain that only the runtime knows
+        return [f"Y{i + 1}" for i in range(len(node.outputs))], [f"X{i + 1}" for i in range(len(node.inputs))]
     op = schema.operator(node.op_type, node.opset, node.domain)
 
     def name(formal: Formal, index: int, first: int) -> str:
@@ -248,7 +248,8 @@ def _differentiate(
     first = next(dy for dy in dys if dy is not None)
     if entry.is_straight_through:
         return _apply_rule(op, entry, node, dys, ys, xs)
-    if not ys[0].is_float:  # integer arithmetic whose result was promoted later: differentiated in the type of dy
+    if not ys[0].is_float and schema.has_operator(node.op_type, node.opset, node.domain):
+        # integer arithmetic whose result was promoted later: differentiated in the type of dy
         dtype = ys[0].dtype
         ys = [op.Cast(y, to=first.dtype) if y.dtype == dtype else y for y in ys]
         operator = schema.operator(node.op_type, node.opset, node.domain)
@@ -271,8 +272,8 @@ def _apply_rule(
     op: Builder, entry: Gradient, node: Node, dys: list[Value | None], ys: list[Value], xs: list[Value | None]
 ) -> list[Value | None]:
     assert entry.rule is not None
-    values = node.attributes
-    if node.function is None:
+    values: Mapping[str, Any] = {**(node.function.defaults if node.function else {}), **node.attributes}
+    if node.function is None and schema.has_operator(node.op_type, node.opset, node.domain):
         operator = schema.operator(node.op_type, node.opset, node.domain)
         values = schema.attributes_with_defaults(operator, node.attributes)
     attributes = {name: values.get(name) for name in entry.attribute_names}
@@ -280,7 +281,7 @@ def _apply_rule(
         result = entry.rule(op, tuple(dys), tuple(ys), *xs, **attributes)
     else:
         if any(dy is not None for dy in dys[1:]):
-            names = [operator.output(i).name for i, dy in enumerate(dys) if i and dy is not None]
+            names = [_formal_names(node)[0][i] for i, dy in enumerate(dys) if i and dy is not None]
             raise GradientError(
                 f"{node.op_type}: the gradient must come from its first output, got one of {', '.join(names)}. "
                 f"{created_at(node.site)}"

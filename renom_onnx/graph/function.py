@@ -29,6 +29,7 @@ class Function:
         outputs: values of the body, in order; `output_names` are their formal names.
         attribute_names: what a call carries; a specialised body may ignore them.
         doc: one line for people.
+        defaults: of attributes, which a rule for the function is given.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Function:
     output_names: tuple[str, ...]
     attribute_names: tuple[str, ...] = ()
     doc: str = ""
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _restricted: dict[tuple[bool, ...], Function] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -36,7 +36,8 @@ def _of_operators(found: dict[str, set[str]]) -> list[str]:
         f"{len(bodies)} through the body in their schema: {_list(bodies)}",
         f"{len(refused)} refused with a reason: {_list(refused)}",
         f"{len(missing)} without any of these: {_list(missing)}",
-        f"{len(found['second order'])} operators with the gradient of their gradient proved",
+        f"{len(found['second order'])} operators of {len(set(map(family, found['second order'])))} families with the "
+        "gradient of their gradient proved",
         f"{len(found['version'])} versions of operators proved, {len(found['type'])} pairs of operator and float type",
         f"{len(found['redrawn'])} cases moved off a kink or jump of their sample point",
     ]
@@ -55,6 +56,12 @@ def of_node_tests(found: dict[str, set[str]]) -> list[str]:
         f"of the rest {len(verdicts)} proved, {len(constant)} constant, {len(excused)} excused, {len(missing)} missing",
         *(f"  {count} excused: {why}" for why, count in reasons.most_common()),
     ]
+
+
+def family(name: str) -> str:
+    """Return the family of an operator: the module of its rule, or its own body."""
+    entry = find(name)
+    return entry.rule.__module__ if entry is not None and entry.rule is not None else "body"
 
 
 def _list(names: Iterable[str]) -> str:

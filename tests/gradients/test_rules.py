@@ -25,6 +25,7 @@ from tests.gradients.check import STEP, check_gradient
 from tests.gradients.own_cases import OWN_CASES
 from tests.gradients.reference import Reference, UncheckableError, is_float
 from tests.gradients.session import Itself, ReferenceSession, Session, runs
+from tests.gradients.summary import family
 from tests.gradients.verdicts import must_be_constant, must_prove
 
 Record = Callable[[str, object], None]
@@ -184,12 +185,16 @@ def test_gradient_has_a_gradient(case: Case, record_property: Record):
     if not runs(case.model, case.feeds):
         pytest.skip("onnxruntime's CPU provider does not run it")
     rng = np.random.default_rng(0)
-    product = with_free_names(vjp(case.model, inline=True))
+    product, calls = (with_free_names(vjp(case.model, inline=inline)) for inline in (True, False))
     outputs = Session(case.model)(case.feeds).items()
     seeds = {f"d_{name}": rng.standard_normal(y.shape).astype(y.dtype) for name, y in outputs if is_float(y)}
     held = HELD.get(case.subject, ())
-    check_gradient(product, {**case.feeds, **seeds}, held=held, n_cotangents=1)
+    check_gradient(product, {**case.feeds, **seeds}, gradients([product, calls]), held=held, n_cotangents=1)
     record_property("second order", case.subject)
+
+
+def test_gradients_of_gradients_are_checked_in_ten_families():
+    assert len({family(name) for name in FIRST_OF_EACH}) >= 10
 
 
 @pytest.mark.parametrize("case", parameters(must_be_constant()))
