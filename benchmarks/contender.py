@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import peak_mb
 from benchmarks.workloads import WORKLOADS, Step, Workload
 
 Make = Callable[..., Step]
@@ -95,7 +95,7 @@ def main() -> None:
         if command == "quit":
             return
         if command == "memory":
-            answer: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            answer: Any = peak_mb()
         elif name == "executor":
             answer = executor.seconds(int(arguments[0])) if command == "block" else None
         else:

@@ -55,7 +55,7 @@ def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int]) -> on
         op = Writer(f"batch{i}.{next(filter(None, node.output), '')}")
         if (node.domain, node.op_type) == _TRAIN and _is_served(node, shapes):
             found[tuple(node.input)] = _forward(op, node, shapes[node.input[0]], i)
-        elif (node.domain, node.op_type) == _GRADIENT:
+        elif (node.domain, node.op_type) == _GRADIENT and key_of(node) in functions:
             function = functions[key_of(node)]
             actual = dict(zip(function.input, node.input, strict=False))
             statistics = found.get(tuple(node.input[-5:]))

@@ -161,8 +161,10 @@ class _Blocking:
             if (domain_of(node), node.op_type) == ("", "Conv") and node.input[1] not in constants:
                 if self._forward(node):
                     continue
-            elif (node.domain, node.op_type) == (DOMAIN, "ConvGrad") and self._gradient(node, functions[key_of(node)]):
-                cut.add(key_of(node))
+            elif (node.domain, node.op_type) == (DOMAIN, "ConvGrad"):
+                function = functions.get(key_of(node))  # None in a broken file, which onnxruntime refuses
+                if function is not None and self._gradient(node, function):
+                    cut.add(key_of(node))
             self._nodes.append(node)
         if not self._images:
             return

@@ -9,7 +9,6 @@ and the system's have their traceback.
 import collections
 import json
 import random
-import resource
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ import numpy as np
 import onnx
 
 import renom_onnx as rm
+from benchmarks.memory import peak_mb
 from renom_onnx.converters import to_onnx
 from tests.converters.programs import Program
 from tests.converters.test_load_training import network
@@ -130,8 +130,7 @@ def main(first: int, last: int) -> None:
         except Exception:
             ends[f"seed {seed}: {traceback.format_exc()}"] += 1
         longest = max(longest, time.process_time() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"ends": ends, "longest_s": longest, "memory_mb": memory}))
+    print(json.dumps({"ends": ends, "longest_s": longest, "memory_mb": peak_mb()}))
 
 
 if __name__ == "__main__":

@@ -185,3 +185,8 @@ def feeds(model: onnx.ModelProto, rows: int, seed: int = 0) -> dict[str, Array]:
         values = rng.integers(3, size=shape) if dtype.kind in "iu" else rng.standard_normal(shape)
         batch[info.name] = np.asarray(values, dtype)
     return batch
+
+
+def portable_bodies(model: bytes, device: object, sizes: object) -> bytes:
+    """Stand for the choice of bodies by sizes, which knows gradients by their calls: an inlined file has none."""
+    return model

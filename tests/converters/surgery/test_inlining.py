@@ -9,7 +9,7 @@ from onnx import inliner
 
 import renom_onnx as rm
 from renom_onnx.converters import inline, lint
-from tests.converters.programs import Program, feeds
+from tests.converters.programs import Program, feeds, portable_bodies
 from tests.converters.surgery.alike import ONE_OF_EACH, adam, assert_trains_alike, parsed
 from tests.converters.test_training_file import specified_concatenation, stock_session
 
@@ -17,7 +17,10 @@ one_of_each = pytest.mark.parametrize("program", ONE_OF_EACH, ids=str)
 
 
 @one_of_each
-def test_an_inlined_file_has_no_functions_and_trains_to_the_same_bits(program: Program):
+def test_an_inlined_file_has_no_functions_and_trains_to_the_same_bits(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("renom_onnx.runtime.training.for_sizes", portable_bodies)
     model = program.model()
     inlined = inline(model)
     info = inlined.training_info[0]
