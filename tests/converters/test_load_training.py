@@ -168,3 +168,18 @@ def test_statistics_of_a_value_of_unknown_rank_are_told():
         "BatchNormalization: x must have a known number of axes to train the statistics, got object[...]. It is node "
         "'bn' of the model."
     )
+
+
+def test_a_node_in_training_mode_always_takes_the_statistics_of_the_batch():
+    file = network()
+    bn = next(node for node in file.graph.node if node.op_type == "BatchNormalization")
+    bn.attribute.append(helper.make_attribute("training_mode", 1))
+    bn.output.extend(["next_mean", "next_var"])
+    model = rm.load(file)
+    assert to_onnx(model) == file
+    loss = rm.graph.MeanSquared()(model(X), T)
+    session = TrainingSession(to_training_onnx(loss, rm.graph.Sgd(0.05, momentum=0.9)), "cpu", threads=1)
+    losses = [float(session.step({"x": X, "y": T})) for _ in range(5)]
+    expected, arrays = torch_trained(trains_statistics=True, steps=5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    np.testing.assert_allclose(session.read("bn.running_mean"), arrays["bn.running_mean"], rtol=2e-4, atol=2e-6)
