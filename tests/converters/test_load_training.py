@@ -91,7 +91,7 @@ def torch_trained(*, trains_statistics: bool, steps: int) -> tuple[list[float], 
     return losses, {name: value.numpy() for name, value in state.items()}
 
 
-@pytest.mark.parametrize("opset", [9, 17, 21])
+@pytest.mark.parametrize("opset", [9, 17, 21, 25])
 @pytest.mark.parametrize("trains_statistics", [False, True], ids=["frozen", "trained"])
 def test_batch_normalization_trains_as_pytorch_does(opset: int, trains_statistics: bool):
     model = rm.load(network(opset))
@@ -118,7 +118,7 @@ def test_statistics_are_no_weights_and_freezing_leaves_them_alone():
     assert not model.params["bn.running_mean"].output.node.trainable  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("opset", [7, 10, 11, 12, 13, 18, 22])
+@pytest.mark.parametrize("opset", [7, 10, 11, 12, 13, 18, 22, 26])
 def test_dropout_drops_in_training_and_only_there(opset: int):
     rm.set_seed(0)
     model = rm.load(network(opset, drop=0.5))

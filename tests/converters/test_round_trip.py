@@ -114,3 +114,24 @@ def test_a_called_model_computes_what_onnxruntime_computes_from_the_file(kind: s
                 assert len(got) == len(want), name
         n_run += 1
     assert n_run > {"node": 300, "simple": 15}.get(kind, 20)
+
+
+@pytest.mark.slow  # PyTorch's exporter takes some seconds for each
+@pytest.mark.parametrize("name", ["cnn", "lstm", "transformer", "u-net"])
+def test_what_pytorch_exports_is_written_again_and_computes_the_same(name: str):
+    torch = pytest.importorskip("torch", reason="the oracle is installed on Linux only")
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs it")
+    from tests.converters.test_pytorch_exports import CASES, export
+
+    make, sizes, _ = CASES[name]
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(4, *sizes)
+    file = export(model, x)
+    loaded = rm.load(file)
+    exported = to_onnx(loaded)
+    assert exported == in_raw_data(file)
+    assert as_bytes(to_onnx(rm.load(as_bytes(exported)))) == as_bytes(exported)
+    y = loaded(x.numpy())
+    assert y.shape is not None
+    assert y.shape[0] == "N"
+    np.testing.assert_allclose(y.as_ndarray(), model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
