@@ -12,11 +12,11 @@ from renom_onnx.graph.body import Body, attribute_bodies, operand_count
 from renom_onnx.graph.node import Constant, Mutable, Node, Static, Value
 
 
-def shell_of(model: onnx.ModelProto) -> onnx.ModelProto:
+def shell_of(model: onnx.ModelProto, *, with_training: bool = True) -> onnx.ModelProto:
     """Return the model without its nodes and without the data of its initializers; the model is left alone."""
     shell = onnx.ModelProto()
     for field, value in model.ListFields():
-        if field.name != "graph":
+        if field.name != "graph" and (with_training or field.name != "training_info"):
             copy_field(shell, field.name, value)
     shell.graph.CopyFrom(graph_shell(model.graph))
     return shell

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from renom_onnx.converters.encoding import array_of, value_type
+from renom_onnx.converters.encoding import array_of, clear_data, value_type
 from renom_onnx.converters.importer import Call, ImportedGraph, import_graph, static_leaf
 from renom_onnx.converters.lowering import has_training_operators
 from renom_onnx.converters.operands import Operands, meet
@@ -48,7 +48,7 @@ class Continuation:
     """The training step of a file.
 
     Args:
-        model: with its nodes; the initializers of its graph may lack their data.
+        model: with its nodes; the initializers of its graph may lack their data. It is kept, and state taken out of it.
         leaves: the initializers of the graph.
 
     Attributes:
@@ -86,6 +86,9 @@ class Continuation:
                 state.array = array_of(tensor).copy()
                 state.name = state.output.name = key
                 self.leaves[key] = state
+        for tensor in algorithm.initializer:
+            if tensor.name in self.leaves:
+                clear_data(tensor)
         given = {tensor.name for tensor in [*model.graph.initializer, *algorithm.initializer]}
         self.inputs = {
             info.name: value_type(info.type)

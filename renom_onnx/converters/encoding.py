@@ -69,10 +69,15 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
         ) from e
 
 
-def write_data(tensor: onnx.TensorProto, array: np.ndarray[Any, Any]) -> None:
-    """Give a tensor the values of an array of its type and sizes, whatever it held before."""
+def clear_data(tensor: onnx.TensorProto) -> None:
+    """Take the values from a tensor."""
     for field in ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data"):
         tensor.ClearField(field)
+
+
+def write_data(tensor: onnx.TensorProto, array: np.ndarray[Any, Any]) -> None:
+    """Give a tensor the values of an array of its type and sizes, whatever it held before."""
+    clear_data(tensor)
     if array.dtype.kind in "biufc" and array.dtype.isnative and sys.byteorder == "little":
         tensor.raw_data = array.tobytes()  # as numpy_helper does, with a copy less
     else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from renom_onnx.converters.as_read import model_as_read
+from renom_onnx.converters.as_read import model_as_read, shell_of
 from renom_onnx.converters.continuation import Continuation, is_continuable
+from renom_onnx.converters.encoding import clear_data
 from renom_onnx.converters.importer import Call, ImportedGraph, at_least_opset, import_graph
 from renom_onnx.converters.operands import elements_of, meet
 from renom_onnx.converters.signature import ModelProto
@@ -21,6 +23,9 @@ from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.parameter import Parameter
 from renom_onnx.graph.site import created_at, user_site
 from renom_onnx.graph.variable import Variable
+
+MOST_OPERATORS = 6
+"""Operators that the text of a model counts."""
 
 
 class LoadedModel(Layer):
@@ -66,7 +71,11 @@ class LoadedModel(Layer):
     @property
     def _continuation(self) -> Continuation | None:
         if self._continued is None and is_continuable(self._shell):
-            self._continued = Continuation(self._bare(), self._graph.initializers)
+            model = model_as_read(self._shell, [node for node, _ in self._graph.nodes])
+            self._continued = Continuation(model, self._graph.initializers)
+            for tensor in self._shell.training_info[0].algorithm.initializer:
+                if tensor.name in self._continued.leaves:
+                    clear_data(tensor)  # the leaves have the values from now on
         return self._continued
 
     @property
@@ -170,8 +179,9 @@ class LoadedModel(Layer):
         return self._read
 
     def _bare(self, initializers: Mapping[str, Value] | None = None) -> ModelProto:
-        """Return the model with the values of these initializers alone."""
-        return model_as_read(self._shell, [node for node, _ in self._graph.nodes], initializers)
+        """Return the inference model with the values of these initializers alone."""
+        shell = shell_of(self._shell, with_training=False)
+        return model_as_read(shell, [node for node, _ in self._graph.nodes], initializers)
 
     def to_proto(self) -> ModelProto:
         """Return the model as it was read, with today's values of its parameters and of its training state."""
@@ -180,9 +190,16 @@ class LoadedModel(Layer):
 
     def __repr__(self) -> str:
         """Return inputs, outputs, and how many nodes and parameters there are."""
-        lines = [f"LoadedModel {self._shell.graph.name!r}, opset {self.opset}, {len(self._graph.nodes)} nodes"]
+        counts = Counter(node.op_type or "Constant" for node, _ in self._graph.nodes)
+        operators = ", ".join(f"{n} {op_type}" for op_type, n in counts.most_common(MOST_OPERATORS))
+        operators += ", …" if len(counts) > MOST_OPERATORS else ""
+        n_nodes = len(self._graph.nodes)
+        lines = [f"LoadedModel {self._shell.graph.name!r}, opset {self.opset}, {n_nodes} nodes: {operators or 'none'}"]
         for kind, elements in (("input", self.inputs), ("output", self.outputs)):
             lines += [f"  {kind} {name}: {type_text(e.dtype, e.shape)}" for name, e in elements.items()]
         sizes = [parameter.array.size for parameter in self.parameters()]
         lines.append(f"  {len(sizes)} parameters of {sum(sizes)} numbers")
+        if len(self._shell.training_info):
+            optimizer = next((e.value for e in self._shell.metadata_props if e.key == "optimizer"), "")
+            lines.append(f"  training: {optimizer or f'{len(self._shell.training_info)} steps'}")
         return "\n".join(lines)

@@ -52,7 +52,7 @@ def as_bytes(model: onnx.ModelProto) -> bytes:
 
 def test_a_model_is_printed_with_inputs_outputs_and_parameters():
     assert repr(rm.load(perceptron())).splitlines() == [
-        "LoadedModel 'perceptron', opset 18, 2 nodes",
+        "LoadedModel 'perceptron', opset 18, 2 nodes: 1 Gemm, 1 Relu",
         "  input x: float32[batch, 3]",
         "  output y: float32[batch, 4]",
         "  2 parameters of 16 numbers",
