@@ -72,7 +72,7 @@ def formal_types(op_type: str, attributes: Mapping[str, Any], operands: Sequence
         states = [None if t is None else (t[0], None) for t in operands[2:]]  # a state may change its shape
         return [(np.dtype(np.int64), ()), (np.dtype(np.bool_), ()), *states]
     if op_type == "Scan":
-        n_scanned = int(attributes.get("num_scan_inputs", 0))
+        n_scanned = min(int(attributes.get("num_scan_inputs", 0)), len(operands))  # a broken file may say any number
         n_states = len(operands) - n_scanned
         axes = attributes.get("scan_input_axes") or (0,) * n_scanned
         scanned = [t and (t[0], without(t[1], axis)) for t, axis in zip(operands[n_states:], axes, strict=False)]

@@ -242,3 +242,18 @@ def test_data_outside_of_the_models_folder_are_refused(place: Callable[[Path], s
         rm.load(path)
     assert isinstance(error.value, rm.ConversionError)
     assert str(error.value).startswith(f"load: the model must be a complete ONNX file, got {path}: ")
+
+
+def test_a_scan_over_more_inputs_than_it_has_is_refused_and_not_allocated():
+    text = """<ir_version: 10, opset_import: ["": 18]> f (float[2,3] x) => (float[2,3] y)
+        { y = Scan<num_scan_inputs = 1, body = g (float[3] a) => (float[3] b) { b = Neg(a) }>(x) }"""
+    model = onnx.parser.parse_model(text)
+    for attribute in model.graph.node[0].attribute:
+        if attribute.name == "num_scan_inputs":
+            attribute.i = 2**62
+    try:
+        rm.load(model)
+    except rm.RenomError:
+        return
+    with pytest.raises(rm.RenomError):
+        rm.load(model)(np.zeros((2, 3), np.float32)).as_ndarray()
