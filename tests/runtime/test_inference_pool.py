@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.converters import to_onnx, to_training_onnx
 from renom_onnx.runtime import Device, InferencePool, InferenceSession
+from renom_onnx.runtime.inference_pool import _Lane, _Request
 from tests.converters.programs import classes, features, graph, images, mlp, perceptron
 
 FEEDS = [{"x": features(rows)} for rows in (1, 4, 2, 7, 4, 3, 5, 9)]
@@ -139,49 +141,69 @@ def test_an_error_says_what_was_got(kind: str):
 # Waiting and the end
 
 
-def slow_model() -> Any:
-    """Return a model that takes long enough for requests to wait."""
-    return to_onnx(
-        graph.Sequential([graph.Conv(64, kernel=9), graph.Conv(64, kernel=9)]), inputs={"x": ("N", 2, 64, 64)}
-    )
+class Gate:
+    """Holds a pool's devices where they would compute, so that requests wait for as long as a test wants."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.arrived: SimpleQueue[None] = SimpleQueue()
+        self.opened = threading.Event()
+        compute = _Lane.run
+
+        def run(lane: _Lane, request: _Request) -> Any:
+            self.arrived.put(None)
+            assert self.opened.wait(60)
+            return compute(lane, request)
+
+        monkeypatch.setattr(_Lane, "run", run)
 
 
-SLOW = {"x": np.zeros((1, 2, 64, 64), np.float32)}
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
 
 
-def test_a_full_queue_lets_its_callers_wait():
-    with InferencePool(slow_model(), ["cpu"], max_waiting=2) as pool:
-        began = time.perf_counter()
-        pool.run(SLOW)
-        once = time.perf_counter() - began
-        began = time.perf_counter()
-        futures = [pool.submit(SLOW) for _ in range(6)]
-        assert time.perf_counter() - began > once  # three at most run or wait; the others came when there was room
-        assert sum(not future.done() for future in futures) <= 3
+ROWS = {"x": features(2)}
+
+
+def test_a_full_queue_lets_its_callers_wait(gate: Gate):
+    with InferencePool(model(), ["cpu"], max_waiting=2) as pool, ThreadPoolExecutor(1) as caller:
+        futures = [pool.submit(ROWS)]
+        gate.arrived.get(timeout=60)  # one is computed, two more may wait
+        futures += [pool.submit(ROWS) for _ in range(2)]
         with pytest.raises(rm.RunError) as error:
-            for _ in range(6):
-                pool.submit(SLOW, timeout_s=0)
+            pool.submit(ROWS, timeout_s=0)
+        late = caller.submit(pool.submit, ROWS)
+        with pytest.raises(TimeoutError):
+            late.result(0.05)
+        gate.opened.set()
+        futures.append(late.result(60))
+        assert all(future.result(60)["output"].shape == (2, 3) for future in futures)
     assert str(error.value) == (
         "InferencePool.submit: there must be room in the queue within 0 s, got none. Wait longer, or give the pool "
         "more devices or a larger max_waiting."
     )
 
 
-def test_closing_finishes_what_waits():
-    pool = InferencePool(slow_model(), ["cpu", "cpu"])
-    futures = [pool.submit(SLOW) for _ in range(6)]
+def test_closing_finishes_what_waits(gate: Gate):
+    pool = InferencePool(model(), ["cpu", "cpu"])
+    futures = [pool.submit(ROWS) for _ in range(6)]
+    assert not any(future.done() for future in futures)
+    gate.opened.set()
     pool.close()
     assert all(future.done() and future.exception() is None for future in futures)
     assert not any(thread.is_alive() for thread in pool._threads)
 
 
-def test_a_cancelled_request_is_not_computed():
-    with InferencePool(slow_model(), ["cpu"]) as pool:
-        futures = [pool.submit(SLOW) for _ in range(3)]
+def test_a_cancelled_request_is_not_computed(gate: Gate):
+    with InferencePool(model(), ["cpu"]) as pool:
+        futures = [pool.submit(ROWS) for _ in range(3)]
+        gate.arrived.get(timeout=60)
         assert futures[-1].cancel()
-        assert futures[0].result()["output"].shape == (1, 64, 48, 48)
+        gate.opened.set()
+        assert futures[1].result(60)["output"].shape == (2, 3)
     with pytest.raises(CancelledError):
         futures[-1].result()
+    assert gate.arrived.qsize() == 1  # of the second; the first was taken above
 
 
 def test_a_pool_that_nobody_holds_ends_its_threads():
