@@ -17,16 +17,16 @@ from renom_onnx.runtime.device import parse_device
 
 needs_blocks = pytest.mark.skipif(not block_size(), reason="this onnxruntime has no blocked kernels for the processor")
 C = 2 * (block_size() or 8)
-N = 3
+N = C // 2 - 1
 
 CASES: dict[str, tuple[tuple[int, int], dict[str, Any], int]] = {
     # size of the image, arguments of the second convolution, blocked convolutions of its forward and backward pass
-    "dense": ((9, 7), dict(kernel=3, padding=1), 2),
-    "kernel of two sizes": ((9, 7), dict(kernel=(2, 3), padding=(1, 0)), 2),
-    "no padding": ((9, 7), dict(kernel=3), 2),
-    "dilated": ((9, 7), dict(kernel=3, padding=2, dilation=2), 2),
-    "padding beyond the kernel": ((9, 7), dict(kernel=2, padding=2), 1),
-    "strided": ((9, 7), dict(kernel=3, padding=1, stride=2), 1),
+    "dense": ((9, 7), dict(kernel=3, padding=1), 3),
+    "kernel of two sizes": ((9, 7), dict(kernel=(2, 3), padding=(1, 0)), 3),
+    "no padding": ((9, 7), dict(kernel=3), 3),
+    "dilated": ((9, 7), dict(kernel=3, padding=2, dilation=2), 3),
+    "padding beyond the kernel": ((9, 7), dict(kernel=2, padding=2), 2),
+    "strided": ((9, 7), dict(kernel=3, padding=1, stride=2), 2),
     "two groups": ((9, 7), dict(kernel=3, padding=1, groups=2), 2),
     "depthwise": ((9, 7), dict(kernel=3, padding=1, groups=C), 3),
     "depthwise of one tap": ((9, 7), dict(kernel=1, groups=C), 3),
@@ -34,6 +34,9 @@ CASES: dict[str, tuple[tuple[int, int], dict[str, Any], int]] = {
     "depthwise strided": ((9, 7), dict(kernel=3, padding=1, stride=2, groups=C), 2),
     "depthwise with pixels behind the last window": ((10, 6), dict(kernel=3, stride=(3, 2), groups=C), 2),
     "depthwise strided and dilated": ((12, 11), dict(kernel=3, stride=2, dilation=3, padding=2, groups=C), 2),
+    "strided and dilated": ((12, 11), dict(kernel=3, stride=(2, 3), dilation=(3, 2), padding=2), 2),
+    "with pixels behind the last window": ((10, 6), dict(kernel=(3, 2), stride=(3, 4)), 2),
+    "one tap along a row": ((9, 7), dict(kernel=(3, 1)), 2),
     "one tap": ((9, 7), dict(kernel=1), 0),
 }
 
