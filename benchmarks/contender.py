@@ -80,7 +80,7 @@ def main() -> None:
         if name == "executor":
             from benchmarks.contenders.ours import Executor
 
-            executor = Executor(workload, device)
+            executor = Executor(workload, int(threads), device)
         else:
             steps = Steps(make(name, workload, Path(folder), int(threads), device), workload)
     except Exception as error:

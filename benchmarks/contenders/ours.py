@@ -93,9 +93,9 @@ def infer_session(workload: Workload, folder: Path, threads: int, device: str = 
 class Executor:
     """The training executor, with a distributor that feeds it; asked for steps, it trains whole epochs."""
 
-    def __init__(self, workload: Workload, device: str = "cpu") -> None:
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
         _, loss, optimizer = workload.elements()
-        self._executor = loss.get_training_executor(optimizer, devices=[device])
+        self._executor = loss.get_training_executor(optimizer, devices=[device], threads=threads)
         self._n_batches = workload.n_batches
 
     def seconds(self, n_steps: int) -> list[float]:

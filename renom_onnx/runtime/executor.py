@@ -101,7 +101,8 @@ class TrainingExecutor:
         self._events.of(name).clear()
 
     def _emit(self, name: str, loss: float | None = None, validation_loss: float | None = None) -> None:
-        self._events.emit(Event(name, self, len(self.history.losses), self._n_steps, loss, validation_loss))
+        if self._events.of(name):
+            self._events.emit(Event(name, self, len(self.history.losses), self._n_steps, loss, validation_loss))
 
     def execute(
         self,

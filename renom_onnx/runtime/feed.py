@@ -23,6 +23,27 @@ class FeedSpec:
     shape: tuple[Dim, ...] | None
 
 
+MAX_SIGNATURES = 16
+"""Signatures of feeds that a session remembers to have checked."""
+
+Signature = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
+
+
+def signature_of(feeds: Mapping[str, Any]) -> Signature | None:
+    """Return names, types and sizes, on which alone it depends whether feeds fit; None where one is no array.
+
+    Example:
+        >>> signature_of({"x": np.zeros((2, 3))})
+        (('x', dtype('float64'), (2, 3)),)
+    """
+    found = []
+    for name, array in feeds.items():
+        if type(array) is not np.ndarray:
+            return None
+        found.append((name, array.dtype, array.shape))
+    return tuple(found)
+
+
 def check_feeds(
     caller: str, specs: Sequence[FeedSpec], feeds: Mapping[str, Any], optional: Sequence[str] = ()
 ) -> tuple[dict[str, Array], dict[str, int]]:

@@ -29,7 +29,7 @@ class Loss:
     def __float__(self) -> float:
         if self._value is None:
             assert self._tensor is not None
-            self._value = float(self._tensor.read().reshape(-1)[0])
+            self._value = self._tensor.item()
             self._tensor = None
         return self._value
 

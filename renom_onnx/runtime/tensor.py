@@ -28,7 +28,7 @@ class Tensor:
         name: for errors.
     """
 
-    __slots__ = ("device", "dtype", "name", "shape", "value")
+    __slots__ = ("_memory", "device", "dtype", "name", "shape", "value")
 
     def __init__(self, shape: Sequence[int], dtype: Any, device: Device, name: str = "tensor") -> None:
         self.shape = tuple(shape)
@@ -45,6 +45,7 @@ class Tensor:
                 f'{name}: device "{device}" must have memory for {type_text(self.dtype, self.shape)}, got: '
                 f"{first_line(e)}."
             ) from e
+        self._memory: np.ndarray[Any, Any] | None = self.value.numpy() if device.kind == "cpu" else None
 
     @classmethod
     def from_array(cls, array: np.ndarray[Any, Any], device: Device, name: str = "tensor") -> Tensor:
@@ -64,18 +65,22 @@ class Tensor:
             raise DTypeError(f"{self.name}: an array must be {self.dtype.name}, got {array.dtype.name}.")
         if array.shape != self.shape:
             raise ShapeError(f"{self.name}: an array must have shape {list(self.shape)}, got {list(array.shape)}.")
-        if self.device.kind == "cpu":
-            np.copyto(self.value.numpy(), array)
+        if self._memory is not None:
+            np.copyto(self._memory, array)
         elif array.size:
             self.value.update_inplace(np.asarray(array, order="C"))
 
     def read(self) -> np.ndarray[Any, Any]:
         """Return a copy in host memory."""
-        return np.array(self.value.numpy())
+        return np.array(self.view())
+
+    def item(self) -> float:
+        """Return the one element that it has."""
+        return float(self.view().item())
 
     def view(self) -> np.ndarray[Any, Any]:
         """Return the memory itself where the host can write it, else a copy; `commit` makes changes count."""
-        array: np.ndarray[Any, Any] = self.value.numpy()
+        array: np.ndarray[Any, Any] = self.value.numpy() if self._memory is None else self._memory
         return array
 
     def commit(self, view: np.ndarray[Any, Any]) -> None:

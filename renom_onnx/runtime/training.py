@@ -19,12 +19,12 @@ from renom_onnx.runtime.capture import Capture
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
-from renom_onnx.runtime.feed import FeedSpec, check_feeds
+from renom_onnx.runtime.feed import MAX_SIGNATURES, FeedSpec, Signature, check_feeds, signature_of
 from renom_onnx.runtime.loss import Loss, LossBuffer
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.sizes import BySize
-from renom_onnx.runtime.step_run import StepMemory, StepRun
+from renom_onnx.runtime.step_run import StepMemory, StepRun, StepSlot
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
 
@@ -95,6 +95,7 @@ class TrainingSession(Trainable):
         self._step.state.clear()
         self._current = 0
         self._runs: BySize[StepRun] = BySize()
+        self._known: dict[Signature, StepRun] = {}
         self._evaluations: dict[bool, Any] = {}
 
     def _on_device(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
@@ -118,11 +119,22 @@ class TrainingSession(Trainable):
         Raises:
             ShapeError, DTypeError: a feed does not fit.
         """
+        run, arrays, settings = self._checked(feeds)
+        slot = run.take(arrays)
+        return Prepared(slot, settings, partial(run.slots.give, slot))
+
+    def _checked(self, feeds: Mapping[str, Any]) -> tuple[StepRun, Mapping[str, Array], dict[str, Array]]:
+        """Return what runs on a batch, the batch, and the settings that are fed with it."""
+        signature = signature_of(feeds)
+        run = None if signature is None else self._known.get(signature)
+        if run is not None:
+            return run, feeds, {}
         arrays, sizes = check_feeds("TrainingSession.step", self.feeds, feeds, tuple(self._optional))
         settings = {name: arrays.pop(name) for name in self._optional if name in arrays}
         run = self._runs.get(sizes, self._open_run)
-        slot = run.take(arrays)
-        return Prepared(slot, settings, partial(run.slots.give, slot))
+        if signature is not None and not settings and len(self._known) < MAX_SIGNATURES:
+            self._known[signature] = run
+        return run, arrays, settings
 
     def step(self, feeds: Mapping[str, Any] | Prepared) -> Loss:
         """Take one training step.
@@ -138,21 +150,34 @@ class TrainingSession(Trainable):
             ShapeError, DTypeError: a feed does not fit; then nothing was changed.
             RunError: onnxruntime stopped; then nothing was changed.
         """
-        prepared = self._prepared(feeds)
-        optional = {name: self._optional[name].read() for name in prepared.settings}
-        for name, array in prepared.settings.items():
+        if isinstance(feeds, Prepared):
+            prepared = self._prepared(feeds)
+            try:
+                self._take(prepared.content, prepared.settings)
+            finally:
+                prepared.release()
+        else:
+            run, arrays, settings = self._checked(feeds)
+            slot = run.take(arrays)
+            try:
+                self._take(slot, settings)
+            finally:
+                run.slots.give(slot)
+        return self._loss.take()
+
+    def _take(self, slot: StepSlot, settings: Mapping[str, Array]) -> None:
+        """Run a step on the batch in a slot."""
+        before = {name: self._optional[name].read() for name in settings}
+        for name, array in settings.items():
             self._optional[name].write(array)
         self._loss.settle()
         try:
-            prepared.content.run(self._current)
+            slot.run(self._current)
         except Exception as e:
-            for name, array in optional.items():
+            for name, array in before.items():
                 self._optional[name].write(array)
             raise run_error("TrainingSession.step", e) from e
-        finally:
-            prepared.release()
         self._current = 1 - self._current
-        return self._loss.take()
 
     def _open_run(self, dims: dict[str, int] | None) -> StepRun:
         """Return a run; that of the first size is captured, if that is asked for."""

@@ -13,6 +13,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.converters import to_onnx, to_training_onnx
 from renom_onnx.runtime import Loss, TrainingSession
+from renom_onnx.runtime.feed import MAX_SIGNATURES
 from renom_onnx.runtime.sizes import MAX_FIXED_SESSIONS, BySize
 from tests.converters.programs import Program, classes, features, feeds, graph, perceptron
 from tests.converters.test_training_file import stock_session
@@ -133,10 +134,23 @@ def test_more_batch_sizes_than_fixed_sessions_give_the_same_numbers():
     session, single = session_of(), session_of()
     for i, rows in enumerate(sizes):
         loss = float(session.step(batch(rows, i)))
-        single._runs = BySize()  # a session of its own for every step
+        single._runs, single._known = BySize(), {}  # a session of its own for every step
         assert loss == float(single.step(batch(rows, i)))
     assert len(session._runs) == MAX_FIXED_SESSIONS + 1
     assert_same(state(session), state(single))
+
+
+def test_feeds_that_were_checked_are_not_checked_again_and_few_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    session = session_of()
+    session.step(batch(4))
+    with monkeypatch.context() as patch:
+        patch.setattr("renom_onnx.runtime.training.check_feeds", None)
+        session.step(batch(4, 1))
+        with pytest.raises(TypeError):
+            session.step(batch(5))
+    for rows in range(1, MAX_SIGNATURES + 3):
+        session.step(batch(rows))
+    assert len(session._known) == MAX_SIGNATURES
 
 
 def test_an_empty_batch_runs_and_opens_no_session_of_its_own():
