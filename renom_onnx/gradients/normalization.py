@@ -6,6 +6,8 @@ orthogonal to shifts of x, the third to its scale. Source: Ioffe & Szegedy 2015,
 Zhang & Sennrich 2019, arXiv:1910.07467.
 """
 
+import math
+
 import numpy as np
 
 from renom_onnx.gradients.registry import gradient
@@ -51,24 +53,50 @@ def layer_normalization(op, dys, ys, x, scale, b=None, *, axis, epsilon):
     """
     dy = dys[0]
     axes = _axes_from(op, x, axis)
-    one = op.constant(np.ones([1]), x.dtype)
-    u, _, r = op.LayerNormalization(x, one, axis=axis, epsilon=epsilon, outputs=3)
-    r = op.Cast(r, to=x.dtype) if r.dtype != x.dtype else r
-    dx = _through(op, op.Mul(dy, scale), u, r, axes) if dy is not None else op.zeros_like(x)
+    if x.dtype == np.float32:  # as the forward pass has it, so that a runtime may compute it once
+        _, mean, r = op.LayerNormalization(x, scale, b, axis=axis, epsilon=epsilon, outputs=3)
+        z = op.Sub(x, mean)
+    else:  # the operator's statistics are float32
+        z = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
+        r = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(z, z), axes, keepdims=1), epsilon)))
+    dx, d_scale = op.zeros_like(x), None
+    if dy is not None:
+        dx, d_scale = _through_scaled(op, dy, z, r, scale, axis, axes)
     d_mean, d_r = (*dys[1:], None, None)[:2]
     if d_mean is not None:
         dx = op.Add(dx, _share(op, op.Cast(d_mean, to=x.dtype), x, d_mean))
     if d_r is not None:
-        dx = op.Sub(dx, op.Mul(_share(op, op.Mul(op.Cast(d_r, to=x.dtype), op.Mul(r, r)), x, d_r), u))
-    return dx, None if dy is None else op.Mul(dy, u), dy
+        dx = op.Sub(dx, op.Mul(_share(op, op.Mul(op.Cast(d_r, to=x.dtype), op.Mul(r, op.Mul(r, r))), x, d_r), z))
+    return dx, d_scale, dy
 
 
 @gradient("RMSNormalization", in_float32=True)
 def rms_normalization(op, dy, y, x, scale, *, axis, epsilon):
     """dx = r (g - u mean(g u)), g = dy scale; d_scale = dy u; arXiv:1910.07467."""
     axes = _axes_from(op, x, axis)
-    u, r = _standardized(op, x, axes, epsilon, centered=False)
-    return _through(op, op.Mul(dy, scale), u, r, axes, centered=False), op.Mul(dy, u)
+    r = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), epsilon)))
+    return _through_scaled(op, dy, x, r, scale, axis, axes, centered=False)
+
+
+def _through_scaled(op, dy, z, r, scale, axis, axes, *, centered=True):
+    """Return dx and d_scale of y = scale u, u = z r, normalized over the axes from ``axis`` on.
+
+    With n elements in a row, dx = r (g - mean g - z k), k = r² mean(g z). Where all n are known, every mean and sum is
+    a product with a vector: of the rows with scale / n, of the columns with r.
+    """
+    sizes = None if z.rank is None else z.shape[axis % z.rank :]
+    if sizes is None or scale.shape != sizes or not all(isinstance(d, int) for d in sizes):
+        u, g = op.Mul(z, r), op.Mul(dy, scale)
+        return _through(op, g, u, r, axes, centered=centered), op.Mul(dy, u)
+    n = math.prod(sizes)
+    dy, rows, r = (op.Reshape(v, [-1, m]) for v, m in ((dy, n), (z, n), (r, 1)))
+    share = op.Reshape(op.Mul(scale, 1 / n), [n, 1])
+    along = op.Mul(dy, rows)
+    moved = op.Mul(rows, op.Mul(op.MatMul(along, share), op.Mul(r, r)))
+    if centered:
+        moved = op.Add(moved, op.MatMul(dy, share))
+    dx = op.Mul(op.Sub(op.Mul(dy, op.Reshape(scale, [n])), moved), r)
+    return op.reshape_like(dx, z), op.reshape_like(op.MatMul(op.Reshape(r, [1, -1]), along), scale)
 
 
 @gradient("InstanceNormalization", in_float32=True)
