@@ -6,6 +6,7 @@ device updates its own copy of weights and state with them: the numbers of one d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class DistributedStep:
         in_place: states that the last stage may write over.
         share: name of the input that says which share of the rows a device has; None if nothing asks for it.
         dealt: names of the feeds whose rows are dealt; the others go to every device.
+        n_exact: elements at the end of the last buffer that are no gradients.
     """
 
     stages: Sequence[Stage]
@@ -45,6 +47,7 @@ class DistributedStep:
     in_place: frozenset[str]
     share: str | None
     dealt: tuple[str, ...]
+    n_exact: int
 
 
 def distribute(step: TrainingStep, *, synchronized: bool = False) -> DistributedStep:
@@ -68,10 +71,10 @@ def distribute(step: TrainingStep, *, synchronized: bool = False) -> Distributed
     gradients = gradient_values(graph, step, batch)
     factors = {kind: shares.of(kind) for kind in terms.kinds if kind != SUM}
     share_gradients(graph, terms, factors, gradients, changing)
-    loss, bindings = _exchange(graph, step, terms, gradients, shares, batch)
+    loss, bindings, n_exact = _exchange(graph, step, terms, gradients, shares, batch)
     stages = cut(graph, [loss, *bindings.values()])
     free = in_place(stages[-1].model, bindings)
-    return DistributedStep(stages, loss, bindings, frozenset(free), shares.rows, batch)
+    return DistributedStep(stages, loss, bindings, frozenset(free), shares.rows, batch, n_exact)
 
 
 def dealt(graph: StepGraph, feeds: Sequence[str]) -> tuple[str, ...]:
@@ -136,8 +139,12 @@ def _exchange(
     gradients: Sequence[str],
     shares: _Shares,
     batch: Sequence[str],
-) -> tuple[str, dict[str, str]]:
-    """Sum loss, gradients and statistics over the devices; return the names of the loss and of the next values."""
+) -> tuple[str, dict[str, str], int]:
+    """Sum loss, gradients and statistics over the devices.
+
+    Returns:
+        The names of the loss and of the next values, and the number of elements that are no gradients.
+    """
     graph.infer()
     wide = any(graph.types[name][0] == np.float64 for name in [step.loss, *gradients])
     dtype = np.dtype(np.float64 if wide else np.float32)
@@ -160,7 +167,7 @@ def _exchange(
         _write_as(graph, total, names[gradient], graph.types[gradient][0])
     for key, total in zip(statistics, sums[len(gradients) :], strict=False):
         bindings[key] = _as(graph, total, graph.types[key][0], known=dtype)
-    return sums[-1], bindings
+    return sums[-1], bindings, 1 + sum(math.prod(shape) for shape in shapes[len(gradients) :])
 
 
 def _needed(graph: StepGraph, wanted: Sequence[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from renom_onnx.graph.node import BATCH, Leaf
 from renom_onnx.graph.site import created_at, user_site
 
 Array = np.ndarray[Any, Any]
+Part = Callable[[int, int], slice]
+"""Called with the number of a batch and the number of its rows, returns which of the rows are read."""
 
 
 class Rows:
@@ -72,6 +74,9 @@ class Distributor:
         shuffle: whether the order of the rows is drawn for each epoch.
     """
 
+    has_numbered_rows = True
+    """Whether rows can be read one without the others."""
+
     def __init__(self, kind: str, sources: Sequence[Any], names: Sequence[str], batch_size: int, shuffle: bool) -> None:
         site = created_at(user_site())
         if len(set(names)) != len(sources) or len(names) != len(sources):
@@ -108,6 +113,10 @@ class Distributor:
         """Number of batches with rows in an epoch."""
         return -(-len(self) // self.batch_size)
 
+    def n_rows(self, position: int) -> int:
+        """Return the number of rows of a batch."""
+        return max(0, min(self.batch_size, len(self) - position * self.batch_size))
+
     def rows_of(self, index: int) -> Array | Rows:
         """Return all rows of an output, in the order of the source."""
         return self.arrays[index]
@@ -133,38 +142,66 @@ class Distributor:
             self._order = (self.epoch, seed.permutation(len(self), self.epoch, self._seed))
         return self._order[1][start : start + self.batch_size]
 
-    def batch(self, indices: Sequence[int]) -> dict[int, Array]:
+    def batch(self, indices: Sequence[int], part: slice | None = None) -> dict[int, Array]:
         """Return the next batch of some outputs, the same rows of each; `advance` makes it count.
 
+        Args:
+            indices: of the outputs.
+            part: which of the batch's rows to read; default: all.
+
         Raises:
             StopIteration: the data are at their end.
         """
-        rows = self.next_rows(indices)
+        rows = self.next_rows(indices, part)
         return {i: self.arrays[i][rows] for i in indices}
 
-    def next_rows(self, indices: Sequence[int]) -> slice | Array:
-        """Return what selects the rows of the next batch of some outputs.
+    def next_rows(self, indices: Sequence[int], part: slice | None = None) -> slice | Array:
+        """Return what selects the rows of the next batch of some outputs, or a part of them.
 
         Raises:
             StopIteration: the data are at their end.
         """
-        position = max(self._positions[i] for i in indices)
+        position = self.position(indices)
         if position * self.batch_size > len(self):  # the batch that begins at the last row's end is the empty one
             raise StopIteration
-        return self.rows(position)
+        rows = self.rows(position)
+        if part is None:
+            return rows
+        if isinstance(rows, slice):
+            numbers = range(*rows.indices(len(self)))[part]
+            return slice(numbers.start, numbers.stop)
+        return rows[part]
+
+    def position(self, indices: Sequence[int]) -> int:
+        """Return the number of the next batch of some outputs."""
+        return max(self._positions[i] for i in indices)
 
     def advance(self, indices: Sequence[int]) -> None:
         """Move some outputs on to the batch after the one that they have in common."""
-        position = max(self._positions[i] for i in indices)
+        position = self.position(indices)
         for i in indices:
             self._positions[i] = position + 1
+
+    def go_to(self, epoch: int, position: int) -> None:
+        """Let the next batch be this one of this epoch."""
+        self.epoch = epoch
+        self._positions = [position] * len(self._positions)
 
     def batches(self, indices: Sequence[int]) -> Iterator[tuple[Array, ...]]:
         """Yield the batches of one epoch from the first row, without the empty one; leaves the distributor reset."""
         self.reset()
+        yield from self.rest(indices)
+
+    def rest(self, indices: Sequence[int], part: Part | None = None) -> Iterator[tuple[Array, ...]]:
+        """Yield the batches from the next one to the end of the epoch; leaves the distributor reset.
+
+        Args:
+            indices: of the outputs.
+            part: tells which rows of each batch to read; default: all.
+        """
         try:
-            for _ in range(self.n_batches):
-                found = self.batch(indices)
+            while (position := self.position(indices)) < self.n_batches:
+                found = self.batch(indices, None if part is None else part(position, self.n_rows(position)))
                 self.advance(indices)
                 yield tuple(found[i] for i in indices)
         finally:

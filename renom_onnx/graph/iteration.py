@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.errors import ConversionError, DTypeError, RunError, ShapeError
-from renom_onnx.graph.distributor import Distributor, Stream
+from renom_onnx.graph.distributor import Distributor, Part, Stream
 from renom_onnx.graph.element import as_numbers
 from renom_onnx.graph.node import type_text
 from renom_onnx.graph.site import created_at, user_site
@@ -36,6 +36,8 @@ class IterableDistributor(Distributor):
         names: of the outputs; default: the keys of a dict, else x, y, input3, ….
         batch_size: rows of a batch; None where the items are batches already.
     """
+
+    has_numbered_rows = False
 
     def __init__(self, kind: str, sources: Sequence[Any], names: Sequence[str] | None, batch_size: int | None) -> None:
         self._kind = kind
@@ -117,8 +119,21 @@ class IterableDistributor(Distributor):
             self._forget()
         self._positions = [0] * len(self._positions)
 
-    def batch(self, indices: Sequence[int]) -> dict[int, Array]:
+    def go_to(self, epoch: int, position: int) -> None:
+        """Let the next batch be this one of this epoch, by reading those before it."""
+        self.reset()
+        self.epoch = epoch
+        everything = range(len(self.names))
+        for _ in range(position):
+            self.batch(everything)
+            self.advance(everything)
+
+    def batch(self, indices: Sequence[int], part: slice | None = None) -> dict[int, Array]:
         """Return the next batch of some outputs, the same rows of each; `advance` makes it count.
+
+        Args:
+            indices: of the outputs.
+            part: which of its rows to return; all are read.
 
         Raises:
             StopIteration: the data are at their end.
@@ -136,7 +151,7 @@ class IterableDistributor(Distributor):
                 f"{position}, of which nothing before {self._first} is kept. {self._site}"
             )
         found = self._kept[position - self._first]
-        return {i: found[i] for i in indices}
+        return {i: found[i] if part is None else found[i][part] for i in indices}
 
     def advance(self, indices: Sequence[int]) -> None:
         """Move some outputs on to the batch after the one that they have in common."""
@@ -146,18 +161,19 @@ class IterableDistributor(Distributor):
             self._kept.popleft()
             self._first += 1
 
-    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Array, ...]]:
-        """Yield the batches of one epoch from the first item, without the empty one; leaves the distributor reset."""
-        self.reset()
+    def rest(self, indices: Sequence[int], part: Part | None = None) -> Iterator[tuple[Array, ...]]:
+        """Yield the batches from the next one to the end of the epoch; leaves the distributor reset."""
         try:
             while True:
+                position = self.position(indices)
                 try:
                     found = self.batch(indices)
                 except StopIteration:
                     return
                 self.advance(range(len(self.names)))  # what nobody reads is not kept
                 if all(len(rows) for rows in found.values()):
-                    yield tuple(found[i] for i in indices)
+                    wanted = slice(None) if part is None else part(position, len(found[indices[0]]))
+                    yield tuple(found[i][wanted] for i in indices)
         finally:
             self.reset()
 

@@ -6,12 +6,23 @@ everybody has the weights of rank 0. `LocalEngine` serves the devices of one pro
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
+from renom_onnx.errors import RunError
+from renom_onnx.runtime.device import core_count
 from renom_onnx.runtime.nccl import best_reduction
 from renom_onnx.runtime.reduction import Reduction
 from renom_onnx.runtime.tensor import Tensor
+
+Result = TypeVar("Result")
+
+
+class RanksLostError(RunError):
+    """Processes of a training ended while others go on; what all of them were doing together must be done again."""
 
 
 class Engine(ABC):
@@ -22,10 +33,19 @@ class Engine(ABC):
     Attributes:
         rank: number of this process, from 0; rank 0 shows progress and writes files.
         size: number of processes.
+        local_rank: number of this process among those of its machine.
+        changes: how often processes were lost; every time, ranks and sizes are others.
     """
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    changes: int = 0
+
+    @property
+    @abstractmethod
+    def local(self) -> LocalEngine:
+        """What adds up the devices of this process alone."""
 
     @abstractmethod
     def layout(self, n_devices: int) -> tuple[int, int]:
@@ -36,21 +56,43 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def allreduce(self, buffers: Sequence[Tensor]) -> None:
+    def allreduce(self, buffers: Sequence[Tensor], n_exact: int | None = None) -> None:
         """Replace the buffers by their sum over all devices of all processes, added in one fixed order.
 
         Args:
             buffers: one for each device of this process, of the same size and type; written in place. All processes
                 call with as many elements.
+            n_exact: how many elements at the end must be added as they are; those before may be rounded on the way.
+                Default: all.
         """
 
     @abstractmethod
-    def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Give all tensors, one for each device of this process, the value of rank 0's first."""
+    def broadcast(self, tensors: Sequence[Tensor], root: int = 0) -> None:
+        """Give all tensors, one for each device of this process, the value of this rank's first."""
 
     @abstractmethod
     def barrier(self) -> None:
         """Return when all processes have called."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return a small value of every process, by rank."""
+        return [value]
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Return what some work gives that processes do together.
+
+        Raises:
+            RanksLostError: on all processes that are left, if any was lost meanwhile.
+        """
+        return work()
+
+    def failing(self) -> AbstractContextManager[None]:
+        """Return a context in which an error of one process ends all of them; one that all have is raised."""
+        return contextlib.nullcontext()
+
+    def cores(self) -> int:
+        """Return how many cores this process can use without taking those of another."""
+        return core_count()
 
 
 class LocalEngine(Engine):
@@ -75,11 +117,15 @@ class LocalEngine(Engine):
     def layout(self, n_devices: int) -> tuple[int, int]:
         return 0, n_devices
 
-    def allreduce(self, buffers: Sequence[Tensor]) -> None:
+    @property
+    def local(self) -> LocalEngine:
+        return self
+
+    def allreduce(self, buffers: Sequence[Tensor], n_exact: int | None = None) -> None:
         if len(buffers) > 1:
             self._of(buffers).sum(buffers)
 
-    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor], root: int = 0) -> None:
         if len(tensors) > 1:
             self._of(tensors).copy(tensors)
 

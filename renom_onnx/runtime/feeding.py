@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from renom_onnx.errors import ConversionError
 from renom_onnx.graph.distributor import Distributor, Stream
 from renom_onnx.graph.node import Node, Static, Value
 from renom_onnx.graph.site import created_at
+from renom_onnx.runtime.shard import Deal, Shard
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
@@ -44,43 +46,83 @@ class Source:
         """Steps of an epoch; None where only its end will tell."""
         return self.distributors[0].n_batches if self.distributors else 1
 
-    def batches(self, data: Distributor | None = None) -> Generator[Feeds, None, None]:
-        """Yield the feeds of one epoch, of another distributor if one is given."""
+    @property
+    def epoch(self) -> int | None:
+        """Number of the distributor's epoch; None without one."""
+        return self.distributors[0].epoch if self.distributors else None
+
+    def begin(self) -> None:
+        """Let the next batch be the first of an epoch."""
+        for distributor in self.distributors:
+            distributor.reset()
+
+    @property
+    def position(self) -> int:
+        """Number of the next batch of the epoch."""
+        indices = sorted(set(self._columns.values()))
+        return self.distributors[0].position(indices) if self.distributors else 0
+
+    def go_to(self, epoch: int, position: int) -> None:
+        """Let the next batch be this one of this epoch."""
+        for distributor in self.distributors:
+            distributor.go_to(epoch, position)
+
+    def batches(self, data: Distributor | None = None, deal: Deal | None = None) -> Generator[Feeds, None, None]:
+        """Yield the feeds of the batches from the next one to the end of the epoch.
+
+        Args:
+            data: of another distributor, all batches.
+            deal: what this process reads of each; an iterable is read whole. Default: everything.
+        """
         source = data if data is not None else next(iter(self.distributors), None)
         if source is None:
-            yield self.arrays
+            yield self._static(deal)
             return
+        if data is not None:
+            data.reset()
         indices = sorted(set(self.columns.values()))
-        for batch in source.batches(indices):
-            yield self._named(dict(zip(indices, batch, strict=True)))
+        if deal is not None and not source.has_numbered_rows:
+            deal = None
+        positions = itertools.count(source.position(indices))
+        rest = source.rest(indices, None if deal is None else deal.part)
+        for position, batch in zip(positions, rest, strict=False):
+            feeds = dict(zip(indices, batch, strict=True))
+            if deal is None:
+                yield self._named(feeds)
+            else:
+                yield self._shard(feeds, deal, position, source.n_rows(position))
 
     def whole(self) -> Feeds | None:
         """Return all rows of the inputs that a distributor of arrays in memory deals; None where there is none."""
-        if not self._columns or type(self.distributors[0]).batches is not Distributor.batches:
+        if not self._columns or not self.distributors[0].has_numbered_rows:
             return None
         rows = {name: self.distributors[0].rows_of(index) for name, index in self._columns.items()}
         in_memory = all(isinstance(a, np.ndarray) and not isinstance(a, np.memmap) and len(a) for a in rows.values())
         return {name: np.asarray(array) for name, array in rows.items()} if in_memory else None
 
-    def row_numbers(self) -> Generator[Feeds, None, None]:
-        """Yield for each batch of one epoch the numbers of its rows, and the arrays that no distributor feeds."""
+    def row_numbers(self, deal: Deal | None = None) -> Generator[Feeds, None, None]:
+        """Yield for each batch from the next one on the numbers of its rows, and what no distributor feeds."""
         dealer = self.distributors[0]
-        dealer.reset()
+        indices = sorted(set(self._columns.values()))
         try:
-            for _ in range(dealer.n_batches):
-                yield self.next_row_numbers()
+            while dealer.position(indices) < dealer.n_batches:
+                yield self.next_row_numbers(deal)
         finally:
             dealer.reset()
 
-    def next_row_numbers(self) -> Feeds:
+    def next_row_numbers(self, deal: Deal | None = None) -> Feeds:
         """Return the numbers of the rows of the next batch, and let the distributor move on; see `next_batch`."""
         dealer = self.distributors[0]
         indices = sorted(set(self._columns.values()))
-        rows = np.arange(len(dealer))[dealer.next_rows(indices)]
+        position = dealer.position(indices)
+        n_rows = dealer.n_rows(position)
+        part = None if deal is None else deal.part(position, n_rows)
+        rows = np.arange(len(dealer))[dealer.next_rows(indices, part)]
         dealer.advance(indices)
-        if not len(rows):
+        if not n_rows:
             raise StopIteration
-        return {**self.arrays, ROWS: rows}
+        feeds = {**self._static(deal, position, n_rows), ROWS: rows}
+        return feeds if deal is None else Shard(feeds, n_rows)
 
     def taken(self, batch: Feeds) -> Feeds:
         """Return a batch whose rows may be numbers as the feeds that they stand for."""
@@ -116,24 +158,45 @@ class Source:
     def _named(self, batch: Mapping[int, Array]) -> Feeds:
         return {**self.arrays, **{name: batch[index] for name, index in self.columns.items()}}
 
+    def _shard(self, batch: Mapping[int, Array], deal: Deal, position: int, n_rows: int) -> Shard:
+        columns = {name: batch[index] for name, index in self.columns.items()}
+        return Shard({**self._static(deal, position, n_rows), **columns}, n_rows)
+
+    def _static(self, deal: Deal | None, position: int = 0, n_rows: int | None = None) -> Feeds:
+        """Return the arrays that no distributor feeds, or this process's rows of them."""
+        arrays = self.arrays
+        if deal is None or not any(name in deal.names for name in arrays):
+            return arrays
+        if n_rows is None:
+            n_rows = max(len(array) for name, array in arrays.items() if name in deal.names)
+        part = deal.part(position, n_rows)
+        return Shard({n: a[part] if n in deal.names else a for n, a in arrays.items()}, n_rows)
+
 
 def converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:
     """Return the feeds in the types of the file, which holds data as its layers want them."""
-    return {n: a if a.dtype == types[n] else a.astype(types[n]) for n, a in feeds.items() if n in types}
+    found = {n: a if a.dtype == types[n] else a.astype(types[n]) for n, a in feeds.items() if n in types}
+    return Shard(found, feeds.n_rows) if isinstance(feeds, Shard) else found
 
 
 class EpochLoss:
-    """The loss of an epoch: the sum of sums, or the mean weighted by rows."""
+    """The loss of an epoch: the sum of sums, or the mean weighted by rows.
 
-    def __init__(self, root: Value) -> None:
+    Attributes:
+        sum: of the batches' losses so far, weighted where it is a mean.
+        n_rows: so far.
+    """
+
+    def __init__(self, root: Value, total: float = 0.0, n_rows: int = 0) -> None:
         self._is_mean = root.node.reduction == "mean"
-        self._sum = 0.0
-        self._rows = 0
+        self.sum = total
+        self.n_rows = n_rows
 
-    def add(self, loss: float, feeds: Feeds) -> None:
-        rows = max((len(a) for a in feeds.values() if a.ndim), default=1)
-        self._sum += loss * (rows if self._is_mean else 1)
-        self._rows += rows
+    def add(self, loss: float, n_rows: int) -> None:
+        """Add a batch; one without rows does not count."""
+        self.sum += loss * (n_rows if self._is_mean else n_rows > 0)
+        self.n_rows += n_rows
 
     def value(self) -> float:
-        return self._sum / max(self._rows, 1) if self._is_mean else self._sum
+        """Return the loss of all batches."""
+        return self.sum / max(self.n_rows, 1) if self._is_mean else self.sum

@@ -64,6 +64,13 @@ class History:
             self.validation_losses.append(validation_loss)
         return epoch
 
+    def take(self, other: History) -> None:
+        """Become a copy of another history."""
+        self.losses[:] = other.losses
+        self.validation_losses[:] = other.validation_losses
+        self.metrics.clear()
+        self.metrics.update({name: list(values) for name, values in other.metrics.items()})
+
     def plot(self, path: str | os.PathLike[str], **series: Any) -> None:
         """Draw the losses, the metrics and further series by name, as a PNG.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,13 +17,14 @@ from renom_onnx.errors import DeviceError, RenomError, RunError, ShapeError
 from renom_onnx.runtime.assignment import check_capturable
 from renom_onnx.runtime.chain import Part
 from renom_onnx.runtime.cuda import CudaOptions
-from renom_onnx.runtime.device import core_count, parse_device
+from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.engine import Engine, LocalEngine
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.loss import Loss, LossBuffer
 from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.replica import PreparedPart, Replica
+from renom_onnx.runtime.shard import Shard, deal
 from renom_onnx.runtime.team import Job, Team
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
@@ -92,15 +92,15 @@ class ParallelTrainingSession(Trainable):
             raise DeviceError(
                 f"ParallelTrainingSession: devices must be one or more of one kind, got {list(map(str, devices))}."
             )
-        if threads is None and kinds == {"cpu"}:
-            threads = max(1, core_count() // len(self.devices))
         self._engine = engine or LocalEngine()
-        self._first, self._n_parts = self._engine.layout(len(self.devices))
+        if threads is None and kinds == {"cpu"}:
+            threads = max(1, self._engine.cores() // len(self.devices))
         if cuda is not None and cuda.cuda_graph:
             check_capturable(self._step.model, str(self.devices[0]))
         step = distribute(self._step, synchronized=synchronize_batch_norm)
         self._dealt = step.dealt
         self._n_buffers = len(step.stages) - 1
+        self._n_exact = step.n_exact
         options = {"threads": threads, "spinning": spinning, "cuda": cuda}
         models = [as_bytes(for_device(stage.model, self.devices[0].kind)) for stage in step.stages]
         state, settings = self._step.state, self._step.optional
@@ -112,6 +112,11 @@ class ParallelTrainingSession(Trainable):
         self._team = Team(len(self.devices))
         self._broken: str | None = None
         self._evaluations: dict[bool, tuple[ParallelEvaluation, list[FeedSpec]]] = {}
+        self._join()
+
+    def _join(self) -> None:
+        """Take a place among all devices, and the weights of the first."""
+        self._first, self._n_parts = self._engine.layout(len(self.devices))
         for tensors in self._held().values():
             self._engine.broadcast(tensors)
 
@@ -157,7 +162,7 @@ class ParallelTrainingSession(Trainable):
             self.write(name, array)
         self._loss.settle()
         try:
-            self._sum_gradients(prepared.content)
+            self._reduce(prepared.content)
         except BaseException:
             for name, array in old.items():
                 self.write(name, array)
@@ -174,12 +179,20 @@ class ParallelTrainingSession(Trainable):
             raise
         return self._loss.take()
 
+    def _reduce(self, parts: Sequence[PreparedPart]) -> None:
+        """Leave the sums of all devices in every buffer."""
+        self._engine.together(partial(self._sum_gradients, parts))
+
     def _sum_gradients(self, parts: Sequence[PreparedPart]) -> None:
         for replica, part in zip(self._replicas, parts, strict=True):
             replica.begin(part)
         for i in range(self._n_buffers):
             self._run([partial(replica.compute, i) for replica in self._replicas])
-            self._engine.allreduce([replica.buffers[i] for replica in self._replicas])
+            is_last = i == self._n_buffers - 1
+            self._add_up([replica.buffers[i] for replica in self._replicas], self._n_exact if is_last else None)
+
+    def _add_up(self, buffers: Sequence[Tensor], n_exact: int | None) -> None:
+        self._engine.allreduce(buffers, n_exact)
 
     def _run(self, jobs: Sequence[Job], caller: str = "step") -> list[Any]:
         try:
@@ -201,24 +214,32 @@ class ParallelTrainingSession(Trainable):
             ShapeError, DTypeError: a feed does not fit.
             RunError: onnxruntime stopped.
         """
+        evaluation, found, n_rows = self._evaluated(feeds)
+        outputs = {name: np.concatenate([part[name] for part in found]) for name in evaluation.outputs}
+        if evaluation.loss:
+            outputs[self.loss_name] = whole_loss(evaluation.loss, found, n_rows)
+        return outputs
+
+    def _evaluated(self, feeds: Mapping[str, Any]) -> tuple[ParallelEvaluation, list[dict[str, Array]], list[int]]:
+        """Return the evaluation, and for each device that has rows what it gives and how many they are."""
         given = {name: array for name, array in feeds.items() if name not in self._step.optional}
         with_loss = self._wants_loss(given)
+        evaluation, specs = self._evaluation(with_loss=with_loss)
+        arrays, _ = check_feeds("ParallelTrainingSession.evaluate", specs, given)
+        rows = deal(len(arrays[evaluation.dealt[0]]), len(self._replicas)) if evaluation.dealt else [slice(0, 1)]
+        is_none = isinstance(feeds, Shard)  # which has rows or nothing to do; a whole batch of no rows is run
+        rows = [bounds for i, bounds in enumerate(rows) if (i == 0 and not is_none) or bounds.stop > bounds.start]
+        parts = [{n: a[bounds] if n in evaluation.dealt else a for n, a in arrays.items()} for bounds in rows]
+        jobs = [partial(r.evaluate, with_loss, evaluation, p) for r, p in zip(self._replicas, parts, strict=False)]
+        found = self._run([*jobs, *[dict] * (len(self._replicas) - len(jobs))], "evaluate")[: len(jobs)]
+        return evaluation, found, [bounds.stop - bounds.start for bounds in rows]
+
+    def _evaluation(self, *, with_loss: bool) -> tuple[ParallelEvaluation, list[FeedSpec]]:
         if with_loss not in self._evaluations:
             made = parallel_evaluation(self._lowered, self._step, with_loss=with_loss)
             specs = [FeedSpec(*t) for t in input_types(made.model.graph) if t[0] not in self._step.bindings]
             self._evaluations[with_loss] = (made, specs)
-        evaluation, specs = self._evaluations[with_loss]
-        arrays, _ = check_feeds("ParallelTrainingSession.evaluate", specs, given)
-        rows = deal(len(arrays[evaluation.dealt[0]]), len(self._replicas)) if evaluation.dealt else [slice(0, 1)]
-        rows = [bounds for i, bounds in enumerate(rows) if i == 0 or bounds.stop > bounds.start]
-        parts = [{n: a[bounds] if n in evaluation.dealt else a for n, a in arrays.items()} for bounds in rows]
-        jobs = [partial(r.evaluate, with_loss, evaluation, p) for r, p in zip(self._replicas, parts, strict=False)]
-        found = self._run([*jobs, *[dict] * (len(self._replicas) - len(jobs))], "evaluate")[: len(jobs)]
-        outputs = {name: np.concatenate([part[name] for part in found]) for name in evaluation.outputs}
-        if evaluation.loss:
-            weights = [bounds.stop - bounds.start for bounds in rows]
-            outputs[self.loss_name] = whole_loss(evaluation.loss, found, weights)
-        return outputs
+        return self._evaluations[with_loss]
 
     def _deal(self, feeds: Mapping[str, Any]) -> tuple[list[Part], dict[str, Array]]:
         """Return the parts of this process's devices, and the settings that are fed."""
@@ -226,18 +247,40 @@ class ParallelTrainingSession(Trainable):
         arrays, sizes = check_feeds(caller, self.feeds, feeds, tuple(self._step.optional))
         settings = {name: arrays.pop(name) for name in self._step.optional if name in arrays}
         rows = {name: len(arrays[name]) for name in self._dealt}
-        n_rows = rows[self._dealt[0]]
-        if any(n != n_rows for n in rows.values()) or not n_rows:
+        n_rows = feeds.n_rows if isinstance(feeds, Shard) else rows[self._dealt[0]]
+        dealt = self._own_parts(n_rows)
+        wanted = dealt[-1].stop - dealt[0].start if isinstance(feeds, Shard) else n_rows
+        if any(n != wanted for n in rows.values()) or not n_rows:
             got = ", ".join(f"{n} of {name}" for name, n in rows.items())
+            if isinstance(feeds, Shard):
+                raise ShapeError(
+                    f"{caller}: a shard of {n_rows} rows must have the {wanted} of this process, got {got}. "
+                    f"Take those that own_rows({n_rows}) tells."
+                )
             raise ShapeError(f"{caller}: feeds must have the same number of rows, one at least, got {got}.")
+        before = dealt[0].start if isinstance(feeds, Shard) else 0
         symbols = {str(spec.shape[0]) for spec in self.feeds if spec.name in self._dealt and spec.shape}
         parts: list[Part] = []
-        for bounds in deal(n_rows, self._n_parts)[self._first : self._first + len(self.devices)]:
+        for bounds in dealt:
             n = bounds.stop - bounds.start
-            own = {name: array[bounds] if name in self._dealt else array for name, array in arrays.items()}
+            where = slice(bounds.start - before, bounds.stop - before)
+            own = {name: array[where] if name in self._dealt else array for name, array in arrays.items()}
             own_sizes = {symbol: n if symbol in symbols else size for symbol, size in sizes.items()}
-            parts.append(Part(own, own_sizes, bounds.start, n / n_rows))
+            parts.append(Part(own, own_sizes, bounds.start, n / self._divisor(n_rows)))
         return parts, settings
+
+    def _own_parts(self, n_rows: int) -> list[slice]:
+        """Return the rows of each device of this process."""
+        return deal(n_rows, self._n_parts)[self._first : self._first + len(self.devices)]
+
+    def _divisor(self, n_rows: int) -> int:
+        """Return over how many rows a mean is taken."""
+        return n_rows
+
+    def own_rows(self, n_rows: int) -> slice:
+        """Return which rows of a batch this process needs: all, but for one of several processes, for a `Shard`."""
+        parts = self._own_parts(n_rows)
+        return slice(parts[0].start, parts[-1].stop)
 
     def _held(self) -> dict[str, Sequence[Tensor]]:
         first = self._replicas[0]
@@ -272,15 +315,3 @@ def whole_loss(parts: Sequence[LossPart], found: Sequence[Mapping[str, Array]], 
         shares = weights[counts] / weights.sum() if counts.any() else np.full(1, np.nan)
         total = total + np.tensordot(shares, values[counts] if counts.any() else values[:1], 1)
     return np.asarray(total, found[0][parts[0].value].dtype)
-
-
-def deal(n_rows: int, n_parts: int) -> list[slice]:
-    """Return the rows of each part, in order, as even as can be; the first ones get one more.
-
-    Example:
-        >>> deal(5, 3)
-        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
-    size, rest = divmod(n_rows, n_parts)
-    starts = [i * size + min(i, rest) for i in range(n_parts + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(starts)]

@@ -1,4 +1,4 @@
-"""Where a training runs: on one device, or on several."""
+"""Where a training runs: on one device, on several, or on those of several processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from renom_onnx.errors import DeviceError
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import parse_device
+from renom_onnx.runtime.distributed import DistributedTrainingSession
 from renom_onnx.runtime.engine import Engine
+from renom_onnx.runtime.launch import default_engine, own_device
 from renom_onnx.runtime.parallel import ParallelTrainingSession
 from renom_onnx.runtime.trainable import Trainable
 from renom_onnx.runtime.training import TrainingSession
@@ -25,8 +27,10 @@ class Placement(TypedDict, total=False):
     """What `get_training_executor` takes besides the devices.
 
     `feed_ahead` reads and copies the next batch in a thread while a step runs; default: on GPUs. `resident` keeps the
-    data of a distributor of arrays on the devices, where steps gather their rows; default: on GPUs, up to 1 GiB. The
-    others are options of `TrainingSession` and `ParallelTrainingSession`.
+    data of a distributor of arrays on the devices, where steps gather their rows; default: on GPUs, up to 1 GiB.
+    `elastic`, `wire_dtype` and `average_every` count where mpiexec started several processes: see `ElasticEngine`,
+    `MpiEngine` and `DistributedTrainingSession`. The others are options of `TrainingSession` and
+    `ParallelTrainingSession`.
     """
 
     synchronize_batch_norm: bool
@@ -36,6 +40,9 @@ class Placement(TypedDict, total=False):
     engine: Engine | None
     feed_ahead: bool | None
     resident: bool | None
+    elastic: bool
+    wire_dtype: str | None
+    average_every: int
 
 
 def training_session(
@@ -56,7 +63,8 @@ def training_session(
         devices = [devices]
     if devices is not None and not devices:
         raise DeviceError("get_training_executor: devices must name one at least, got [].")
-    names: Sequence[str | None] = devices or [None]
+    engine = _engine(options)
+    names: Sequence[str | None] = devices or [own_device(engine)]
     wanted = options.get("resident")
     if wanted and data is None:
         raise DeviceError(
@@ -65,9 +73,26 @@ def training_session(
         )
     is_small = data is not None and sum(array.nbytes for array in data.values()) <= RESIDENT_BYTES
     stays = wanted if wanted is not None else is_small and parse_device(names[0]).kind == "cuda"
-    rest: Any = {k: v for k, v in options.items() if k not in {"feed_ahead", "resident"}}
+    ours = {"feed_ahead", "resident", "engine", "elastic", "wire_dtype", "average_every"}
+    rest: Any = {k: v for k, v in options.items() if k not in ours}
     rest["resident"] = data if stays else None
+    if engine.size > 1:
+        return DistributedTrainingSession(
+            model, names, engine=engine, average_every=options.get("average_every", 1), **rest
+        )
     if len(names) > 1 or options.get("engine") is not None:
-        return ParallelTrainingSession(model, names, **rest)
-    rest = {k: v for k, v in rest.items() if k not in {"synchronize_batch_norm", "engine"}}
+        return ParallelTrainingSession(model, names, engine=engine, **rest)
+    rest.pop("synchronize_batch_norm", None)
     return TrainingSession(model, names[0], **rest)
+
+
+def _engine(options: Placement) -> Engine:
+    """Return the engine that is given, or what joins the processes of this job."""
+    given = options.get("engine")
+    if given is None:
+        return default_engine(elastic=options.get("elastic", False), wire_dtype=options.get("wire_dtype"))
+    if options.get("elastic") or options.get("wire_dtype"):
+        raise DeviceError(
+            "get_training_executor: elastic and wire_dtype must be given to the engine, where one is given, got both."
+        )
+    return given

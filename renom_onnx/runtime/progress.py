@@ -18,13 +18,15 @@ class epoch_bar:  # noqa: N801  (a context manager, used like a function)
         number: of the epoch, from 0.
         n_batches: its length; None, for a bar without an end, where it is not known.
         enabled: False for no bar.
+        done: batches that an earlier run has taken.
     """
 
-    def __init__(self, number: int, n_batches: int | None, *, enabled: bool) -> None:
+    def __init__(self, number: int, n_batches: int | None, *, enabled: bool, done: int = 0) -> None:
         self._bar: Any = None
         if enabled:
-            self._bar = tqdm(total=n_batches, desc=f"epoch {number + 1}", unit="batch", file=sys.stderr, miniters=1)
-        self._done = 0
+            options: Any = {"desc": f"epoch {number + 1}", "unit": "batch", "file": sys.stderr, "miniters": 1}
+            self._bar = tqdm(total=n_batches, initial=done, **options)
+        self._done = done
         self._drawn = time.perf_counter()
 
     def step(self, loss: float) -> None:

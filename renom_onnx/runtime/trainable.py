@@ -19,11 +19,14 @@ from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.training_info import TrainingStep, fill_state, training_step, without_state
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError, RunError
+from renom_onnx.graph.node import type_text
 from renom_onnx.runtime.device import parse_device
+from renom_onnx.runtime.engine import Engine, LocalEngine
 from renom_onnx.runtime.feed import FeedSpec
 from renom_onnx.runtime.loss import Loss
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
+from renom_onnx.runtime.shard import Deal, batch_rows
 from renom_onnx.runtime.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -58,6 +61,7 @@ class Trainable(ABC):
         self.feeds, self.file_feeds = (_feeds(s) for s in (self._step, step))
         self.outputs = tuple(output.name for output in proto.graph.output)
         self.loss_name = self._step.loss
+        self._engine: Engine = LocalEngine()
 
     @abstractmethod
     def prepare(self, feeds: Mapping[str, Any]) -> Prepared:
@@ -88,6 +92,49 @@ class Trainable(ABC):
     @abstractmethod
     def _held(self) -> dict[str, Sequence[Tensor]]:
         """Return the memory of weights, state and learning rate by name: one tensor for each device."""
+
+    # Several processes: a session of one has nothing to do here
+
+    @property
+    def engine(self) -> Engine:
+        """What joins the devices and processes of the training."""
+        return self._engine
+
+    def deal(self) -> Deal | None:
+        """Return what this process reads of a batch for `step`; None for all."""
+        return None
+
+    def evaluation_deal(self) -> Deal | None:
+        """Return what this process reads of a batch for `evaluate`; None for all."""
+        return None
+
+    def of_all(self, value: Any) -> list[Any]:
+        """Return a small value of every process, by rank."""
+        return [value]
+
+    def loss_rows(self, feeds: Mapping[str, Any]) -> int:
+        """Return how many rows the loss of a step is about; 0 where another process tells it."""
+        return batch_rows(feeds)
+
+    @property
+    def trains_apart(self) -> bool:
+        """Whether processes may have other weights for some steps, and losses of their own."""
+        return False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all processes have the same weights now."""
+        return True
+
+    def whole(self, feeds: Mapping[str, Any], rows: Sequence[Array | None]) -> list[Array]:
+        """Return arrays that have all rows of a batch, from what each process has of them: None without any."""
+        return [array for array in rows if array is not None]
+
+    def synchronize(self, names: Sequence[str]) -> None:  # noqa: B027  (one process has nothing to do)
+        """Let all processes have rank 0's values of what was written on any of them."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Let all processes have the same weights and state, where they may differ for some steps."""
 
     @property
     @abstractmethod
@@ -201,6 +248,32 @@ class Trainable(ABC):
         at all.
         """
         write_file(self.to_model(metadata), path)
+
+    def restore(self, model: Any) -> dict[str, str]:
+        """Take weights, state and learning rate of a checkpoint, and return its metadata.
+
+        Args:
+            model: a path, bytes or ModelProto that `save` wrote.
+
+        Raises:
+            ConversionError: it cannot be read, or is that of another training; then nothing was changed.
+        """
+        proto = read_model(model)
+        lowered = lower(proto)
+        step = training_step(with_entry(lowered, entry_index(proto, self._entry)) if proto.training_info else lowered)
+        values = {**step.state, **step.optional}
+        for name, tensors in self._held().items():
+            found = values.get(name)
+            wanted = type_text(tensors[0].dtype, tensors[0].shape)
+            if found is None or (found.dtype, found.shape) != (tensors[0].dtype, tensors[0].shape):
+                got = "none" if found is None else type_text(found.dtype, found.shape)
+                raise ConversionError(
+                    f"{type(self).__name__}.restore: a checkpoint must be of this training, with {wanted} of {name!r}, "
+                    f"got {got}."
+                )
+        for name in (*self._step.bindings, *self._step.optional):
+            self.write(name, values[name])
+        return {entry.key: entry.value for entry in proto.metadata_props}
 
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the inference reading alone, with today's weights."""

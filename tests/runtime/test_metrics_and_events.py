@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,17 @@ def test_a_saved_executor_goes_on_as_if_it_had_not_stopped(tmp_path: Any):
     assert float(resumed.step(feeds)) == float(executor.session.step(feeds))
     for name, array in executor.session.parameters.items():
         np.testing.assert_array_equal(array, resumed.parameters[name])
-    assert {p.key: p.value for p in resumed.to_model().metadata_props} == {
+    metadata = {p.key: p.value for p in resumed.to_model().metadata_props}
+    assert json.loads(metadata.pop("history")) == {
+        "n_steps": 4,
+        "loss_sum": 0.0,
+        "n_rows": 0,
+        "losses": executor.history.losses,
+        "validation_losses": [],
+        "metrics": {},
+        "is_end": False,
+    }
+    assert metadata == {
         "batch": "0",
         "epoch": "2",
         "optimizer": "Adam",
