@@ -1,4 +1,4 @@
-"""``python -m renom_onnx``: the command renom-onnx."""
+"""``python -m renom_onnx``: the command ``renom-onnx``, also where scripts of packages are not on the path."""
 
 import sys
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +34,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mean", type=_numbers, default=(0.0,), metavar="M", help="of image channels from 0 to 1")
     parser.add_argument("--std", type=_numbers, default=(1.0,), metavar="S", help="of image channels from 0 to 1")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint at --output, if there is one")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint at --output, if there is one, until --epochs are done",
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=positive, metavar="N", help="steps after which to write the checkpoint too"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the losses as a PNG (needs matplotlib)")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the inference model too")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffling and the split (default: 0)")
     parser.add_argument(
         "--device", action="append", metavar="DEVICE", help="cpu, cuda or cuda:1; repeated, they train as one"
     )
+    job = parser.add_argument_group(
+        "several processes", "mpiexec -n 8 renom-onnx train ... trains as one process does."
+    )
+    job.add_argument("--elastic", action="store_true", help="go on when a process is lost (mpiexec --with-ft ulfm)")
+    job.add_argument("--wire-dtype", choices=["float16"], help="send gradients as float16")
+    job.add_argument(
+        "--average-every", type=positive, default=1, metavar="N", help="train apart for N steps, then average weights"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, write a checkpoint after every epoch, and report."""
+    """Train, write a checkpoint after every epoch, and report; of the processes of a job, rank 0 does the last two."""
     import renom_onnx as rm
     from renom_onnx.cli.training_data import read, split
     from renom_onnx.graph.distributor import Distributor
 
     output: Path = options.output or options.model
-    start = output if options.resume and output.exists() else options.model
     rm.set_seed(options.seed)
-    model = rm.load(start)
+    model = rm.load(options.model)
     if model.optimizer is None:
-        raise UsageError(f"{start}: it must hold a training step. Give it one: renom-onnx make-trainable")
+        raise UsageError(f"{options.model}: it must hold a training step. Give it one: renom-onnx make-trainable")
     wanted = _wanted(model)
     for w in wanted:
         if w.shape and isinstance(w.shape[0], int):
             raise UsageError(
-                f"{start}: the batch size must be open, got {w.shape[0]} for {w.name}. Free it: renom-onnx "
+                f"{options.model}: the batch size must be open, got {w.shape[0]} for {w.name}. Free it: renom-onnx "
                 f"make-trainable MODEL OUTPUT --batch-size N"
             )
     names = [w.name for w in wanted]
@@ -70,23 +83,37 @@ def run(options: argparse.Namespace) -> int:
         sources, rows = split(sources, options.validation, options.seed)
         held = Distributor("train", [rows[name] for name in names], names, options.batch_size, shuffle=False)
     data = Distributor("train", [sources[name] for name in names], names, options.batch_size, shuffle=True)
-    data.epoch = done = _epoch(start)
+    data.epoch = _epoch(options.model)
     loss = model.connect_loss(*data.get_output_graphs())
     if options.learning_rate is not None:
         model.optimizer.learning_rate = options.learning_rate
-    executor = loss.get_training_executor(model.optimizer, devices=options.device)
-    remaining = options.epochs if not options.resume else max(0, options.epochs - (done - _epoch(options.model)))
+    executor = loss.get_training_executor(
+        model.optimizer,
+        devices=options.device,
+        elastic=options.elastic,
+        wire_dtype=options.wire_dtype,
+        average_every=options.average_every,
+    )
     is_classifier = any(w.is_target and w.dtype.kind in "iu" for w in wanted)
     judged = {"accuracy": rm.runtime.metric.Accuracy()} if is_classifier and held is not None else None
+    taken: list[Any] = []
     history = executor.execute(
-        remaining, validation=held, metrics=judged, callbacks=[lambda epoch: executor.save(output)]
+        options.epochs,
+        callbacks=[taken.append],
+        validation=held,
+        metrics=judged,
+        checkpoint=output,
+        checkpoint_every=options.checkpoint_every,
+        resume=options.resume,
     )
-    if not remaining and start != output:
-        shutil.copyfile(start, output)
-    if options.plot is not None:
-        history.plot(options.plot)
     if options.export is not None:
         executor.session.export_inference(options.export)
+    if rm.runtime.rank():
+        return DONE
+    if options.plot is not None:
+        history.plot(options.plot)
+    if not taken and not options.json:
+        print("Nothing was left to train.")
     _report(options, output, history, len(data))
     return DONE
 
@@ -100,8 +127,6 @@ def _report(options: argparse.Namespace, output: Path, history: Any, n_rows: int
         if values:
             title = name.replace("_", " ").removesuffix("es") if name.endswith("losses") else name
             print(f"{title:<16} {values[0]:.4f} -> {values[-1]:.4f}")
-    if not history.losses:
-        print("Nothing was left to train.")
     print(f"Wrote {file_text(output)} after {len(history.losses)} epochs over {n_rows} rows.")
     for path in (options.export, options.plot):
         if path is not None:

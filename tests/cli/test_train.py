@@ -78,7 +78,7 @@ def test_training_resumes_from_its_checkpoint_as_if_it_had_not_stopped(folder: P
     whole = json.loads(done("train two.train.onnx data.npz --epochs 5 --output whole.onnx --json", folder))
     done("train two.train.onnx data.npz --epochs 2 --output parts.onnx", folder)
     rest = json.loads(done("train two.train.onnx data.npz --epochs 5 --output parts.onnx --resume --json", folder))
-    assert rest["losses"] == whole["losses"][2:]
+    assert rest["losses"] == whole["losses"]
     assert (folder / "parts.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
     assert "Nothing was left to train." in done(
         "train two.train.onnx data.npz --epochs 5 --output parts.onnx --resume", folder
