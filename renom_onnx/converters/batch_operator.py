@@ -6,6 +6,10 @@ a momentum of 0 it returns mean and variance of the batch, of which next running
 The kernel may write its running statistics into the buffers of those that go in, constants too, and onnxruntime shares
 equal constants and equal expressions. So what goes in is zeros that each node computes from x by an expression that no
 other node has.
+
+In the gradient, the operator's kernel at rest makes k z + c in one pass, and where there are blocked kernels, a
+depthwise convolution with a kernel as large as its image sums dy z as it multiplies: the elements of a channel lie one
+behind the other, and every b-th of them is a channel of its own to it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from onnx import numpy_helper
 
 from renom_onnx.converters.batch_statistics import meant_number
 from renom_onnx.converters.blocked import known_shapes
-from renom_onnx.converters.blocked_layout import Sizes
+from renom_onnx.converters.blocked_layout import BLOCKED, Sizes, declare_blocked
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
 from renom_onnx.converters.variants import Writer
@@ -38,12 +42,13 @@ class _Statistics:
     s: str
 
 
-def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int], block: int = 0) -> onnx.ModelProto:
     """Return a step whose batch normalizations, in training, are the operator's.
 
     Args:
         model: a step; its graph is looked at, not what its functions call.
         sizes: of all symbols, as the session fixes them.
+        block: channels of a block of the blocked layout, 0 where there are no kernels for it.
     """
     if not any((node.domain, node.op_type) == _TRAIN for node in model.graph.node):
         return model
@@ -62,9 +67,10 @@ def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int]) -> on
             statistics = found.get(tuple(node.input[-5:]))
             if statistics is not None and actual.get("dY") and not actual.get("dY2") and not actual.get("dY3"):
                 outputs = dict(zip(function.output, node.output, strict=False))
-                _backward(op, actual, outputs, shapes[actual["X"]], statistics)
+                _backward(op, actual, outputs, shapes[actual["X"]], statistics, block)
         nodes += op.nodes or [node]
     replace_all(changed.graph.node, nodes)
+    declare_blocked(changed)
     return changed
 
 
@@ -94,24 +100,43 @@ def _forward(op: Writer, node: onnx.NodeProto, shape: Sizes, number: int) -> _St
 
 
 def _backward(
-    op: Writer, actual: Mapping[str, str], outputs: Mapping[str, str], shape: Sizes, statistics: _Statistics
+    op: Writer,
+    actual: Mapping[str, str],
+    outputs: Mapping[str, str],
+    shape: Sizes,
+    statistics: _Statistics,
+    block: int,
 ) -> None:
-    """Write dx = a dy + k z + c with z = x - mean, as the rule of the gradient does."""
+    """Write dx = a dy + (k z + c) with z = x - mean, as the rule of the gradient does; here all are (C,)."""
     dy, x, scale = (actual[formal] for formal in ("dY", "X", "SCALE"))
     axes, channels = op.integers([0, *range(2, len(shape))]), op.integers([-1])
-    z = op.op("Sub", x, statistics.mean)
-    total = op.op("ReduceSum", dy, axes, keepdims=1)
-    along = op.op("ReduceSum", op.op("Mul", dy, z), axes, keepdims=1)
-    for formal, value in (("dSCALE", op.op("Div", along, statistics.s)), ("dBIAS", total)):
+    z, s = op.op("Sub", x, statistics.mean), op.op("Reshape", statistics.s, channels)
+    total, along = op.op("ReduceSum", dy, axes, keepdims=0), _along(op, dy, z, shape, block)
+    for formal, value in (("dSCALE", op.op("Div", along, s)), ("dBIAS", total)):
         if outputs.get(formal):
             op.op("Reshape", value, channels, output=outputs[formal])
     if not outputs.get("dX"):
         return
-    a = op.op("Div", op.op("Reshape", scale, op.integers([-1, *[1] * (len(shape) - 2)])), statistics.s)
+    a = op.op("Div", scale, s)
     share = op.op("Mul", a, _number(op, -1 / _count(shape)))
-    k = op.op("Mul", share, op.op("Div", along, op.op("Mul", statistics.s, statistics.s)))
-    moved = op.op("Add", op.op("Mul", z, k), op.op("Mul", share, total))
-    op.op("Add", op.op("Mul", dy, a), moved, output=outputs["dX"])
+    k, c = op.op("Mul", share, op.op("Div", along, op.op("Mul", s, s))), op.op("Mul", share, total)
+    none, one = (op.op("Expand", _number(op, value), op.integers([shape[1]])) for value in (0, 1))
+    moved = op.op("BatchNormalization", z, k, c, none, one, epsilon=0.0)
+    spread = op.op("Reshape", a, op.integers([-1, *[1] * (len(shape) - 2)]))
+    op.op("Add", op.op("Mul", dy, spread), moved, output=outputs["dX"])
+
+
+def _along(op: Writer, dy: str, z: str, shape: Sizes, block: int) -> str:
+    """Return the sum of dy z for each channel."""
+    n, c, *rest = shape
+    size = math.prod(rest)
+    if not block or size % block or not rest:
+        return op.op("ReduceSum", op.op("Mul", dy, z), op.integers([0, *range(2, len(shape))]), keepdims=0)
+    lanes, row = n * c * block, size // block
+    image = op.op("Reshape", z, op.integers([1, lanes, 1, row]))
+    kernel = op.op("Reshape", dy, op.integers([lanes, 1, 1, row]))
+    each = op.op("Conv", image, kernel, domain=BLOCKED, group=lanes, kernel_shape=[1, row], strides=[1, 1])
+    return op.op("ReduceSum", op.op("Reshape", each, op.integers([n, c, block])), op.integers([0, 2]), keepdims=0)
 
 
 def _zeros(op: Writer, x: str, shape: Sizes, number: int) -> str:

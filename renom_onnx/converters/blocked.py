@@ -23,7 +23,7 @@ import onnx
 from onnx import helper
 
 from renom_onnx.converters.blocked_kernel import dense_kernel, depthwise_kernel, gains_blocked_kernel
-from renom_onnx.converters.blocked_layout import BLOCKED, BlockedWriter, Convolution, Sizes
+from renom_onnx.converters.blocked_layout import BLOCKED, BlockedWriter, Convolution, Sizes, declare_blocked
 from renom_onnx.converters.encoding import value_type
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import (
@@ -32,7 +32,6 @@ from renom_onnx.converters.structure import (
     inferred_types,
     key_of,
     label_of,
-    opsets_of,
     replace_all,
 )
 from renom_onnx.converters.surgery.inlining import inline_calls
@@ -122,8 +121,7 @@ class _Blocking:
         if not self._op.is_used:
             return
         replace_all(self._model.graph.node, self._op.nodes)
-        if BLOCKED not in opsets_of(self._model):
-            self._model.opset_import.append(helper.make_opsetid(BLOCKED, 1))
+        declare_blocked(self._model)
         if cut:  # what only the outputs need that are computed here now is left out
             self._model.CopyFrom(inline_calls(self._model, cut.__contains__))
 

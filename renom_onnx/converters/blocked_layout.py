@@ -15,12 +15,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.structure import names_of
+from renom_onnx.converters.structure import names_of, opsets_of
 
 BLOCKED = "com.microsoft.nchwc"
 """The domain of onnxruntime's blocked operators."""
 
 Sizes = tuple[int, ...]
+
+
+def declare_blocked(model: onnx.ModelProto) -> None:
+    """Import the blocked operators into a model that uses them."""
+    if BLOCKED not in opsets_of(model) and any(node.domain == BLOCKED for node in model.graph.node):
+        model.opset_import.append(helper.make_opsetid(BLOCKED, 1))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
     if device.kind != "cpu" or sizes is None:
         return model
     proto = read_model(model)
-    changed = with_fusible_nodes(with_batch_operators(proto, sizes), sizes)
+    changed = with_fusible_nodes(with_batch_operators(proto, sizes, block_size()), sizes)
     if block_size():
         changed = with_blocked_convolutions(changed, block_size(), sizes)
     return model if changed is proto else as_bytes(changed)
