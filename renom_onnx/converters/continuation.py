@@ -22,6 +22,7 @@ from renom_onnx.converters.recovery import Recovery
 from renom_onnx.converters.settings import read_settings
 from renom_onnx.converters.training_info import joined, needed
 from renom_onnx.errors import ConversionError
+from renom_onnx.graph import checkpoint
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.function import DOMAIN
@@ -138,11 +139,20 @@ class Continuation:
         graph = import_graph(model, leaves=leaves, call=call)
         loss = graph.values[self._loss]
         self._replay(graph, loss)
+        named = {node.note.name: node for node, _ in graph.nodes if node.note is not None}
+        for names_of_call in self._checkpoints():
+            checkpoint.mark(named[name] for name in names_of_call if name in named)
         loss.node.loss = tuple(graph.values[output.name] for output in self._model.graph.output)
         loss.node.reduction = self._settings.get("reduction", "mean")
         limits = self._settings.get("gradient_limits")
         loss.node.gradient_limits = None if limits is None else tuple(limits)
         return loss
+
+    def _checkpoints(self) -> Iterable[Iterable[str]]:
+        """Return what the file says of nodes that are computed again; any text may stand there."""
+        found = self._settings.get("checkpoints")
+        groups = found if isinstance(found, list) else []
+        return ([name for name in group if isinstance(name, str)] for group in groups if isinstance(group, list))
 
     def _forward_model(self) -> tuple[onnx.ModelProto, list[str]]:
         """Return graph and forward pass of the algorithm as one model, and what it is asked for."""

@@ -21,7 +21,7 @@ from renom_onnx.converters.training_info import describe_training
 from renom_onnx.converters.tree import TreeWriter, as_bytes, fed_types, is_data, tree_opset
 from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
-from renom_onnx.graph import parameter, schema, seed
+from renom_onnx.graph import checkpoint, parameter, schema, seed
 from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.element import GraphElement
 from renom_onnx.graph.layer import Layer
@@ -246,7 +246,8 @@ def training_model(
     describe_training(info, [(names.names.of(leaf.output), array) for leaf, array in initial])
     if spec is not None:
         drop_unused(model)
-    settings = describe_settings(loss, step.optimizer, step.parameters)
+    again = [[names.tree_names.nodes[node] for node in group] for group in checkpoint.marked(ancestors([loss]))]
+    settings = describe_settings(loss, step.optimizer, step.parameters, again)
     facts = {"optimizer": step.optimizer.name, "epoch": "0", "batch": "0", "seed": str(seed.seed())}
     facts |= {"settings": settings, **(metadata or {})}
     for key, text in sorted(facts.items()):

@@ -15,13 +15,16 @@ from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.parameter import Parameter
 
 
-def describe_settings(loss: Value, optimizer: Optimizer, parameters: list[Parameter]) -> str:
+def describe_settings(
+    loss: Value, optimizer: Optimizer, parameters: list[Parameter], checkpoints: list[list[str]]
+) -> str:
     """Return the settings of a step, those that are not the default.
 
     Args:
         loss: what is made small.
         optimizer: of the parameters that have none of their own.
         parameters: that are trained.
+        checkpoints: names of nodes that are computed again, those of a call together.
     """
     settings: dict[str, Any] = {"reduction": loss.node.reduction}
     if loss.node.gradient_limits is not None:
@@ -39,6 +42,8 @@ def describe_settings(loss: Value, optimizer: Optimizer, parameters: list[Parame
             "backoff_factor": scale.backoff_factor,
             "growth_interval_steps": scale.growth_interval_steps,
         }
+    if checkpoints:
+        settings["checkpoints"] = checkpoints
     own = [p.optimizer for p in parameters if p.optimizer is not None]
     exact = {o.name: inexact for o in dict.fromkeys([optimizer, *own]) if (inexact := _inexact(o))}
     if exact:

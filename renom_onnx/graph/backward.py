@@ -15,6 +15,7 @@ import numpy as np
 from renom_onnx.errors import GradientError, RenomError
 from renom_onnx.graph import schema
 from renom_onnx.graph.builder import Builder, make_node
+from renom_onnx.graph.checkpoint import Recomputation
 from renom_onnx.graph.clipping import current_limits
 from renom_onnx.graph.container import added, holds_floats
 from renom_onnx.graph.derivative import gradient_node, is_differentiable, reason_against, refusal
@@ -93,6 +94,7 @@ def reverse_walk(
     walk = ReverseWalk(opset)
     order = ancestors((value for value, _ in seeds), [value.node for value in wanted or ()])
     needed = _depend_on(order, wanted)
+    again = Recomputation(order, [value for value, _ in seeds], opset)
     for value, seed in seeds:
         walk.add(value, seed)
     for node in reversed(order):
@@ -109,7 +111,7 @@ def reverse_walk(
                 on_refusal(node, refusal(node) or "there is no gradient rule")
             continue
         try:
-            gradients = gradient_node(node, dys, opset=opset)
+            gradients = gradient_node(node, dys, opset=opset, again=again.values(node, dys))
         except RenomError as e:
             walk.problems[node] = e
             if on_refusal is not None:

@@ -18,7 +18,7 @@ class GraphFactory(Model):
 
     Args:
         args, kwargs: given to `prepare`.
-        parameter_decay, optimizer, activation: see `Layer`.
+        parameter_decay, optimizer, activation, checkpoint: see `Layer`.
 
     Example:
         >>> import numpy as np, renom_onnx as rm
@@ -38,9 +38,12 @@ class GraphFactory(Model):
         parameter_decay: RegularizerSetting = None,
         optimizer: OptimizerSetting = None,
         activation: Any = None,
+        checkpoint: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(parameter_decay=parameter_decay, optimizer=optimizer, activation=activation)
+        super().__init__(
+            parameter_decay=parameter_decay, optimizer=optimizer, activation=activation, checkpoint=checkpoint
+        )
         self.prepare(*args, **kwargs)
 
     def prepare(self) -> None:

@@ -56,13 +56,16 @@ def refusal(node: Node) -> str | None:
     return entry.reason if entry is not None and entry.is_refused else None
 
 
-def gradient_node(node: Node, dys: Sequence[Value | None], *, opset: int) -> dict[int, Value]:
+def gradient_node(
+    node: Node, dys: Sequence[Value | None], *, opset: int, again: Mapping[Value, Value] | None = None
+) -> dict[int, Value]:
     """Add the gradient node of a node.
 
     Args:
         node: a differentiable forward (or gradient) node.
         dys: gradients of its outputs, None where there is none.
         opset: opset of the body.
+        again: what the body reads in the place of values that are not kept.
 
     Returns:
         The gradients by position of the input; inputs without one are absent.
@@ -84,9 +87,12 @@ def gradient_node(node: Node, dys: Sequence[Value | None], *, opset: int) -> dic
         x = node.inputs[position]
         assert x is not None
         types.append((x.dtype if holds_floats(x) else output.dtype, x.shape))
+    operands = [*dys, *node.outputs, *(node.inputs[i] for i in sorted(set(_places(node))))]
+    if again:  # what is not read is not computed again
+        operands = [again.get(v, v) if v is not None and function.reads(i) else v for i, v in enumerate(operands)]
     gradient = call(
         function,
-        [*dys, *node.outputs, *(node.inputs[i] for i in sorted(set(_places(node))))],
+        operands,
         {name: node.attributes[name] for name in function.attribute_names},
         types,
         tag=BACKWARD,

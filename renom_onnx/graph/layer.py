@@ -12,8 +12,9 @@ from typing import Any, Unpack
 import numpy as np
 
 from renom_onnx.errors import ConversionError, ShapeError
-from renom_onnx.graph import parameter as _parameter, seed, weights
+from renom_onnx.graph import checkpoint as _checkpoint, parameter as _parameter, seed, weights
 from renom_onnx.graph.element import GraphElement, static
+from renom_onnx.graph.node import ancestors
 from renom_onnx.graph.parameter import Parameter, Statistic
 from renom_onnx.graph.setting import (
     LayerSettings,
@@ -63,6 +64,9 @@ class Layer(LayerSettings):
         optimizer: of the parameters, as `set_optimizer` takes it; default: that of the training.
         parameter_decay: a penalty on the parameters, as `set_regularizer` takes it; ``{"w": L2(0.01)}`` leaves b alone.
         weight_decay: the same for the parameters whose names begin with w.
+        checkpoint: True keeps nothing of a call for its gradient but what goes in and comes out; all between is
+            computed again when the gradient needs it. Training then needs less memory and more time. Layers in this
+            one are covered by it. May be assigned to, for calls to come.
 
     Attributes:
         params: the parameters by name, made at the first call; ``layer["w"]`` is ``layer.params["w"]``.
@@ -83,9 +87,11 @@ class Layer(LayerSettings):
         optimizer: OptimizerSetting = None,
         parameter_decay: RegularizerSetting = None,
         weight_decay: OneRegularizer = None,
+        checkpoint: bool = False,
     ) -> None:
         self.params = Parameters(type(self).__name__)
         self._activation = _activation(activation)
+        self.checkpoint = checkpoint
         self._loaded: dict[str, np.ndarray[Any, Any]] = {}
         super().__init__(optimizer, parameter_decay, weight_decay)
 
@@ -104,8 +110,14 @@ class Layer(LayerSettings):
                 output = self._activation(output)
         finally:
             _active.layers = outer
+        given = [x.output for x in (*elements, *further.values()) if x is not None]
         if self.is_in("inference"):
-            keep_inference(self, output.output, [x.output for x in (*elements, *further.values()) if x is not None])
+            keep_inference(self, output.output, given)
+        if self.checkpoint is True:
+            several: Any = output  # a loaded model may have several outputs
+            outputs = several if isinstance(several, tuple) else (several,)
+            connected = ancestors([y.output for y in outputs], [value.node for value in given])
+            _checkpoint.mark(node for node in connected if self in node.layers)
         self._last_output = output
         return output
 
@@ -316,7 +328,7 @@ class Sequential(Layer):
 
     Args:
         layers: called in order; ``model[0]`` is the first, as ReNom's ``model.l0`` is.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Raises:
         ConversionError: there is something else than a layer among them.

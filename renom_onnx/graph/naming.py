@@ -90,7 +90,8 @@ class TreeNames:
 
     def _base(self, node: Node, names: dict[Node, str]) -> str:
         if node.origin is not None and node.origin in names:
-            return f"{names[node.origin]}.train"
+            suffix = "train" if node.tag != BACKWARD else "after" if node.op_type == "After" else "again"
+            return f"{names[node.origin]}.{suffix}"
         if node.tag == UPDATE and isinstance(node.forward, Parameter):
             return f"{self.parameter(node.forward)}/{node.op_type}"
         if node.tag == BACKWARD and node.forward is not None and node.forward in names:

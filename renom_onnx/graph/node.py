@@ -95,6 +95,7 @@ class Node:
         "attributes",
         "backward_pass",
         "casts",
+        "checkpoint",
         "depth",
         "domain",
         "forward",
@@ -155,6 +156,7 @@ class Node:
         self.note = note  # of a node that was read from a file
         self.forward = forward  # of a gradient node: the node that it differentiates
         self.origin = origin  # of a node that stands for another one in training: that one
+        self.checkpoint: Any = None  # the call of a layer that keeps nothing for the gradient
         self.training_copies: list[weakref.ref[Node]] = []
         self.training_form: Any = None  # builds what the node is in training, where that differs
         if origin is not None:

@@ -34,6 +34,7 @@ class Settings(TypedDict, total=False):
     optimizer: OptimizerSetting
     parameter_decay: RegularizerSetting
     weight_decay: OneRegularizer
+    checkpoint: bool
 
 
 _count = itertools.count()

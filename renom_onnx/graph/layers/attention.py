@@ -30,7 +30,7 @@ class MultiHeadAttention(Layer):
         initializer: of the four w; default GlorotNormal. The four b start at 0.
         bias: whether there are the four b.
         dropout_rate: of what each query attends to, in training; see `Dropout`.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w_q, w_k, w_v, w_o (E, E), where the keys' own size stands for the first E of w_k and w_v; b_q, b_k,
     b_v, b_o (E,).

@@ -84,7 +84,7 @@ class BatchNormalize(Layer):
         initializer: of w; default 1 (ReNom drew it at random). b starts at 0.
         unbiased: the running variance is that of a sample, n / (n - 1) times the batch's, as in PyTorch.
         mode: ReNom's words for the axis: "feature" is 1, "activation" is None.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w, b and the statistics mean, var (C,), or the size of a sample with axis None. Mean and var are no
     parameters of the optimizer; freezing the layer does not stop them.

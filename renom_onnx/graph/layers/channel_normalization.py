@@ -44,7 +44,7 @@ class InstanceNormalize(Layer):
         gain: what g starts from.
         bias: what b starts from.
         epsilon: default 1e-5.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: g, b (C,).
 
@@ -92,7 +92,7 @@ class GroupNormalize(Layer):
         gain: what g starts from.
         bias: what b starts from.
         epsilon: default 1e-5.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: g, b (C,).
 
@@ -137,7 +137,7 @@ class L2Norm(Layer):
     Args:
         scale: what w starts from.
         epsilon: default 1e-7.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (1, C), with an axis of size 1 for each further axis of x.
 

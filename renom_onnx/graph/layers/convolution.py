@@ -27,7 +27,7 @@ class Conv(Layer):
         groups: divides C and M; groups = C is depthwise.
         initializer: of w; default GlorotNormal. b starts at 0.
         bias: whether there is a b.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (M, C / groups, *kernel), b (M,).
 

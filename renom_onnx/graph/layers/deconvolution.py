@@ -27,7 +27,7 @@ class Deconv(Layer):
         initializer: of w; default GlorotNormal. b starts at 0.
         output_padding: pixels that the end of the output gains, less than stride or dilation.
         bias: whether there is a b.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (C, M / groups, *kernel), b (M,).
 

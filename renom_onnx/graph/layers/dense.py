@@ -19,7 +19,7 @@ class Dense(Layer):
         units: size of the output.
         initializer: of w; default GlorotNormal. b starts at 0.
         bias: whether there is a b.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (F, units), b (1, units).
 

@@ -25,7 +25,7 @@ class Embedding(Layer):
         units: size of a vector.
         vocabulary: how many integers there are; x is 0 to vocabulary - 1 (ReNom's table had as many rows as the batch).
         initializer: of w; default N(0, 1).
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (vocabulary, units).
 
@@ -70,7 +70,7 @@ class PositionalEmbedding(Layer):
             they must be there for a T that only the run will know.
         sinusoidal: p[t, 2i] = sin(t / 10000^(2i / F)), p[t, 2i + 1] = cos(the same), and no parameter.
         initializer: of w; default N(0, 0.02).
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (max_length, F), unless sinusoidal.
 

@@ -31,7 +31,7 @@ class LayerNormalize(Layer):
         bias: what b starts from.
         axis: the first axis that is normalized; default the last.
         epsilon: default 1e-5.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: g, b, of the sizes of the normalized axes.
 
@@ -80,7 +80,7 @@ class RmsNormalize(Layer):
         gain: what g starts from.
         axis: the first axis that is normalized; default the last.
         epsilon: default 1e-5.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: g, of the sizes of the normalized axes.
 

@@ -72,7 +72,7 @@ class PRelu(Layer):
     Args:
         slope: what it starts from.
         per_channel: one slope for each channel (axis 1) instead of one for all.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: slope (1,), or (C, 1, …) per channel.
 

@@ -31,7 +31,7 @@ class Rnn(Layer):
         bidirectional: a second pass with weights of its own reads the sequence backwards; both h are joined.
         bias: False freezes b at 0.
         return_states: return h after the last step too, as (y, h).
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters, in ONNX's layout, D directions, G gates: w (D, G H, F), wr (D, G H, H), b (D, 2 G H).
 

@@ -22,7 +22,7 @@ class WeightNormalize(Layer):
         gain: what g starts from.
         initializer: of w; default GlorotNormal.
         bias: whether there is a b; ReNom had none.
-        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay.
+        settings: see `Layer`: activation, optimizer, parameter_decay, weight_decay, checkpoint.
 
     Parameters: w (F, units), g (1, units), b (1, units).
 
