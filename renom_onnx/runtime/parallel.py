@@ -90,7 +90,7 @@ class ParallelTrainingSession(Trainable):
         kinds = {device.kind for device in self.devices}
         if len(kinds) != 1:
             raise DeviceError(
-                f"ParallelTrainingSession: devices must be one or more of one kind, got {list(map(str, devices))}."
+                f"{type(self).__name__}: devices must be one or more of one kind, got {list(map(str, devices))}."
             )
         self._engine = engine or LocalEngine()
         if threads is None and kinds == {"cpu"}:
@@ -173,7 +173,7 @@ class ParallelTrainingSession(Trainable):
             self._run([replica.update for replica in self._replicas])
         except BaseException:
             self._broken = (
-                "ParallelTrainingSession.step: the devices must have the same weights, got an update that stopped on "
+                f"{type(self).__name__}.step: the devices must have the same weights, got an update that stopped on "
                 "some of them. Open a new session from the last checkpoint."
             )
             raise
@@ -200,7 +200,7 @@ class ParallelTrainingSession(Trainable):
         except RenomError:
             raise
         except Exception as e:
-            raise run_error(f"ParallelTrainingSession.{caller}", e) from e
+            raise run_error(f"{type(self).__name__}.{caller}", e) from e
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.
@@ -225,7 +225,7 @@ class ParallelTrainingSession(Trainable):
         given = {name: array for name, array in feeds.items() if name not in self._step.optional}
         with_loss = self._wants_loss(given)
         evaluation, specs = self._evaluation(with_loss=with_loss)
-        arrays, _ = check_feeds("ParallelTrainingSession.evaluate", specs, given)
+        arrays, _ = check_feeds(f"{type(self).__name__}.evaluate", specs, given)
         rows = deal(len(arrays[evaluation.dealt[0]]), len(self._replicas)) if evaluation.dealt else [slice(0, 1)]
         is_none = isinstance(feeds, Shard)  # which has rows or nothing to do; a whole batch of no rows is run
         rows = [bounds for i, bounds in enumerate(rows) if (i == 0 and not is_none) or bounds.stop > bounds.start]
@@ -243,7 +243,7 @@ class ParallelTrainingSession(Trainable):
 
     def _deal(self, feeds: Mapping[str, Any]) -> tuple[list[Part], dict[str, Array]]:
         """Return the parts of this process's devices, and the settings that are fed."""
-        caller = "ParallelTrainingSession.step"
+        caller = f"{type(self).__name__}.step"
         arrays, sizes = check_feeds(caller, self.feeds, feeds, tuple(self._step.optional))
         settings = {name: arrays.pop(name) for name in self._step.optional if name in arrays}
         rows = {name: len(arrays[name]) for name in self._dealt}
