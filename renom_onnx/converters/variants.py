@@ -75,6 +75,13 @@ class Writer:
         self.nodes.append(helper.make_node(op_type, list(inputs), [output or name, *others], name=name, **attributes))
         return others
 
+    def halves(self, value: str, axis: int) -> list[str]:
+        """Write a Split into two equal parts and return their names."""
+        name = f"{self._prefix}.{len(self.nodes)}"
+        parts = [f"{name}.1", f"{name}.2"]
+        self.nodes.append(helper.make_node("Split", [value], parts, name=name, axis=axis, num_outputs=2))
+        return parts
+
     def integers(self, values: Sequence[int]) -> str:
         """Write a constant and return its name."""
         return self.op("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from renom_onnx.converters.batch_operator import with_batch_operators
 from renom_onnx.converters.blocked import block_of, probe_model, with_blocked_convolutions
+from renom_onnx.converters.compared_pooling import with_compared_pools
 from renom_onnx.converters.fusible import with_fusible_nodes
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.tree import as_bytes
@@ -25,7 +26,8 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
     if device.kind != "cpu" or sizes is None:
         return model
     proto = read_model(model)
-    changed = with_fusible_nodes(with_batch_operators(proto, sizes, block_size()), sizes)
+    changed = with_compared_pools(with_batch_operators(proto, sizes, block_size()), sizes)
+    changed = with_fusible_nodes(changed, sizes)
     if block_size():
         changed = with_blocked_convolutions(changed, block_size(), sizes)
     return model if changed is proto else as_bytes(changed)
