@@ -45,7 +45,9 @@ class Body:
 
 def attribute_bodies(attributes: Mapping[str, Any]) -> list[tuple[str, Body]]:
     """Return the bodies among the attributes, with the attribute's name, in the order of their captures."""
-    found = []
+    found: list[tuple[str, Body]] = []
+    if not attributes:
+        return found
     for name, value in sorted(attributes.items()):
         found += [(name, body) for body in (value if isinstance(value, tuple) else (value,)) if isinstance(body, Body)]
     return found

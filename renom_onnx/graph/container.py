@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import numpy as np
+
 from renom_onnx.graph import schema
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.inside import Inside
@@ -10,8 +15,13 @@ from renom_onnx.graph.node import Value, is_float
 
 def holds_floats(value: Value) -> bool:
     """Whether a value has a gradient: a tensor of floats, or a sequence of such tensors."""
-    item = schema.item_type(value.dtype)
-    return value.is_float or (item is not None and is_float(item))
+    return _holds_floats(value.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _holds_floats(dtype: np.dtype[Any]) -> bool:
+    item = schema.item_type(dtype)
+    return is_float(dtype if item is None else item)
 
 
 def zeros(op: Builder, like: Value) -> Value:

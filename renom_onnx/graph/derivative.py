@@ -159,6 +159,8 @@ def _known_key(value: Value, is_read: bool) -> bytes | None:
 def _places(node: Node) -> tuple[int, ...]:
     """Return for every input the position of what stands for it: a value that several bodies capture is one."""
     n, first = operand_count(node), dict[Value | None, int]()
+    if n == len(node.inputs):
+        return tuple(range(n))
     return tuple(i if i < n else first.setdefault(value, i) for i, value in enumerate(node.inputs))
 
 

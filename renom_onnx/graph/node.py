@@ -7,6 +7,7 @@ value knows its followers weakly, so a program that rebuilds its graph in a loop
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -363,6 +364,7 @@ class State(Mutable):
         return None if self._owner is None else self._owner()
 
 
+@functools.lru_cache(maxsize=256)
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether gradients can be of this type. NumPy's kind does not tell: "V" for bfloat16, "f" for an 8-bit float."""
     return dtype.name in {"float16", "bfloat16", "float32", "float64"}

@@ -1,5 +1,7 @@
 """Eager training: a loop that rebuilds its graph takes PyTorch's steps, keeps its state, and opens one session."""
 
+import cProfile
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,24 @@ def test_a_short_last_batch_opens_no_session():
     x, _ = g.DistributorElement(np.ones((7, 3)), np.ones(7), batch_size=3).get_output_graphs()
     y = network(x)
     assert opened(lambda: [y.as_ndarray() for _ in range(3)]) == 1
+
+
+def test_a_rebuilt_step_costs_the_same_however_many_were_before():
+    """In calls of functions: nothing piles up on the parameters, and no rule, schema or inference is run again."""
+
+    def n_calls(n_steps: int) -> int:
+        profile = cProfile.Profile(builtins=True)
+        profile.enable()
+        for _ in range(n_steps):
+            step(network, optimizer)
+        profile.disable()
+        return sum(entry.callcount for entry in profile.getstats())
+
+    network, optimizer = g.Sequential([g.Dense(7), g.Relu(), g.Dense(2)]), g.Adam()
+    first = n_calls(3) and n_calls(3)
+    n_calls(100)
+    assert n_calls(3) == pytest.approx(first, rel=0.02)
+    assert first < 3 * 8000
 
 
 def test_another_model_of_the_same_structure_opens_no_session():
