@@ -10,6 +10,7 @@ from renom_onnx.converters.blocked import block_of, probe_model, with_blocked_co
 from renom_onnx.converters.compared_pooling import with_compared_pools
 from renom_onnx.converters.fusible import with_fusible_nodes
 from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
@@ -28,6 +29,7 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
     proto = read_model(model)
     changed = with_compared_pools(with_batch_operators(proto, sizes, block_size()), sizes)
     changed = with_fusible_nodes(changed, sizes)
+    changed = with_recurrent_passes(changed, sizes)
     if block_size():
         changed = with_blocked_convolutions(changed, block_size(), sizes)
     return model if changed is proto else as_bytes(changed)
