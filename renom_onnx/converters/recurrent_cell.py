@@ -81,9 +81,10 @@ class LstmCell(Cell):
     """c' = f c + i g, h' = o tanh(c'): with t = tanh(c') and dc += dh o (1 - t²), every gate has its factor.
 
     da_i = dc g i (1 - i), da_o = dh t o (1 - o), da_f = dc c f (1 - f), da_g = dc i (1 - g²), dc = dc f, dh = da R.
+    With the products i g, o t and f c of the forward pass, a factor takes two passes: i (1 - g²) = i - (i g) g.
     """
 
-    n_states, n_kept, activations = 2, 8, ("Sigmoid", "Tanh", "Tanh")
+    n_states, n_kept, activations = 2, 9, ("Sigmoid", "Tanh", "Tanh")
 
     def inputs(self, op: Builder, x: Value, w: Value, b: Value | None) -> Values:
         """Return x W' + b, of both biases."""
@@ -95,16 +96,17 @@ class LstmCell(Cell):
         a = op.Gemm(h, shared[0], inputs[0])
         i, o, f, g = op.Split(a, axis=-1, outputs=4, num_outputs=4)
         i, o, f, g = op.Sigmoid(i), op.Sigmoid(o), op.Sigmoid(f), op.Tanh(g)
-        new = op.Add(op.Mul(f, c), op.Mul(i, g))
+        fc, ig = op.Mul(f, c), op.Mul(i, g)
+        new = op.Add(fc, ig)
         t = op.Tanh(new)
         new_h = op.Mul(o, t)
-        return [new_h, new], [new_h, h, i, o, f, g, c, t]
+        return [new_h, new], [new_h, h, i, o, f, g, t, fc, ig]
 
     def factors(self, op: Builder, kept: Values) -> Values:
         """Return those of dc to i, of dh to o, of dc to f and g, of dh to dc, and f."""
-        _, _, i, o, f, g, c, t = kept
-        slopes = [op.Mul(_sigmoid_slope(op, gate), by) for gate, by in ((i, g), (o, t), (f, c))]
-        return [*slopes, op.Mul(_tanh_slope(op, g), i), op.Mul(_tanh_slope(op, t), o), f]
+        y, _, i, o, f, g, t, fc, ig = kept
+        pairs = ((ig, ig, i), (y, y, o), (fc, fc, f), (i, ig, g), (o, y, t))
+        return [*(_less(op, *pair) for pair in pairs), f]
 
     def back(self, op: Builder, gradients: Values, factors: Values, r: Value) -> tuple[Values, Values]:
         """Return dh, dc and da."""
@@ -148,17 +150,17 @@ class GruCell(Cell):
         size = size_of(h, -1)
         gates, q = op.Split(op.Gemm(h, *shared), op.constant([2 * size, size], np.int64), axis=-1, outputs=2)
         z, s = op.Split(op.Sigmoid(op.Add(gates, inputs[0])), axis=-1, outputs=2, num_outputs=2)
-        n = op.Tanh(op.Add(inputs[1], op.Mul(s, q)))
-        away = op.Sub(h, n)
-        new = op.Add(n, op.Mul(z, away))
-        return [new], [new, h, z, s, q, n, away]
+        sq = op.Mul(s, q)
+        n = op.Tanh(op.Add(inputs[1], sq))
+        away = op.Mul(z, op.Sub(h, n))
+        new = op.Add(n, away)
+        return [new], [new, h, z, s, n, sq, away]
 
     def factors(self, op: Builder, kept: Values) -> Values:
         """Return those of dh to z, s, n and q, and z."""
-        _, _, z, s, q, n, away = kept
-        to_z = op.Mul(_sigmoid_slope(op, z), away)
+        _, _, z, s, n, sq, away = kept
         to_n = op.Mul(_tanh_slope(op, n), op.Sub(op.constant(1, z.dtype), z))
-        return [to_z, op.Mul(op.Mul(_sigmoid_slope(op, s), q), to_n), to_n, op.Mul(to_n, s), z]
+        return [_less(op, away, away, z), op.Mul(_less(op, sq, sq, s), to_n), to_n, op.Mul(to_n, s), z]
 
     def back(self, op: Builder, gradients: Values, factors: Values, r: Value) -> tuple[Values, Values]:
         """Return dh and both da."""
@@ -194,8 +196,9 @@ def _both(op: Builder, b: Value | None) -> Value | None:
     return None if b is None else op.Add(*op.Split(b, axis=0, outputs=2, num_outputs=2))
 
 
-def _sigmoid_slope(op: Builder, y: Value) -> Any:
-    return op.Sub(y, op.Mul(y, y))
+def _less(op: Builder, whole: Value, part: Value, share: Value) -> Any:
+    """Return whole - part share."""
+    return op.Sub(whole, op.Mul(part, share))
 
 
 def _tanh_slope(op: Builder, y: Value) -> Any:
