@@ -126,8 +126,11 @@ def _after_function(
     """
     op = Builder(opset, tag=BACKWARD)
     x, dy = Input(*x_type, name="X").output, Input(*dy_type, name="dY").output
-    first = op.Cast(op.Slice(op.Reshape(dy, [-1]), [0], [1]), to=np.float32)
-    number = op.Cast(op.ReduceSum(first, keepdims=0), to=np.int32)  # 0 where dy is empty
+    # Of one axis dy would be taken for a shape by onnx's inference, which keeps an object for each element of one.
+    rows = op.Reshape(dy, [-1, 1]) if not dy.rank else dy
+    n_axes = rows.rank or 2
+    first = op.Slice(rows, [0] * n_axes, [1] * n_axes, list(range(n_axes)))
+    number = op.Cast(op.ReduceSum(op.Cast(first, to=np.float32), keepdims=0), to=np.int32)  # 0 where dy is empty
     one = op.Add(op.Mul(number, 0), 1)
     wide = x.dtype if x.dtype.name in _MULTIPLIED else np.dtype(np.int32)
     y = op.Mul(op.Cast(x, to=wide) if wide != x.dtype else x, op.Cast(one, to=wide))

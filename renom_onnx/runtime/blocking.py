@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 
 from renom_onnx.converters.batch_operator import with_batch_operators
 from renom_onnx.converters.blocked import block_of, probe_model, with_blocked_convolutions
 from renom_onnx.converters.compared_pooling import with_compared_pools
+from renom_onnx.converters.fast_form import with_fast_forms
 from renom_onnx.converters.fusible import with_fusible_nodes
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.recurrent_operator import with_recurrent_passes
+from renom_onnx.converters.surgery.inlining import inline
 from renom_onnx.converters.tree import as_bytes
+from renom_onnx.errors import ConversionError
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
 
@@ -32,6 +36,8 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
     changed = with_recurrent_passes(changed, sizes)
     if block_size():
         changed = with_blocked_convolutions(changed, block_size(), sizes)
+    with contextlib.suppress(ConversionError):  # functions that onnxruntime may write out, or refuse, by itself
+        changed = with_fast_forms(inline(changed), sizes)
     return model if changed is proto else as_bytes(changed)
 
 

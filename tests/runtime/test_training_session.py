@@ -135,9 +135,10 @@ def test_more_batch_sizes_than_fixed_sessions_give_the_same_numbers():
     for i, rows in enumerate(sizes):
         loss = float(session.step(batch(rows, i)))
         single._runs, single._known = BySize(), {}  # a session of its own for every step
-        assert loss == float(single.step(batch(rows, i)))
+        assert loss == pytest.approx(float(single.step(batch(rows, i))), rel=1e-6)
     assert len(session._runs) == MAX_FIXED_SESSIONS + 1
-    assert_same(state(session), state(single))
+    for name, value in state(session).items():  # a session for all sizes has the bodies of the file
+        np.testing.assert_allclose(state(single)[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_feeds_that_were_checked_are_not_checked_again_and_few_are_remembered(monkeypatch: pytest.MonkeyPatch):

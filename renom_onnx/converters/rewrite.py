@@ -1,0 +1,131 @@
+"""`Rewrite`: a step of plain nodes, some of which are replaced before its session is opened."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from renom_onnx.converters.blocked_layout import Sizes
+from renom_onnx.converters.importer import captured
+from renom_onnx.converters.step_graph import attribute
+from renom_onnx.converters.structure import label_of, names_of, replace_all
+from renom_onnx.converters.training_info import needed
+
+
+class Rewrite:
+    """Finds nodes by what makes and reads their values, and takes others in their place.
+
+    Args:
+        model: a step, whose calls are written out.
+        shapes: of all float32 values whose sizes are known.
+
+    Attributes:
+        nodes: of the step, in order; what is replaced is told by place in this list.
+        shapes: as given.
+    """
+
+    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, Sizes]) -> None:
+        self.nodes: Sequence[onnx.NodeProto] = list(model.graph.node)
+        self.shapes = shapes
+        self._model = model
+        self._names = names_of(model)
+        self._places = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self._reads = Counter(name for node in self.nodes for name in [*node.input, *captured(node)])
+        self._reads.update(output.name for output in model.graph.output)
+        self._readers: dict[str, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for name in dict.fromkeys(node.input):
+                self._readers.setdefault(name, []).append(i)
+        self._initializers = {t.name: t for t in model.graph.initializer}
+        self._constants: list[onnx.TensorProto] = []
+        self._replaced: dict[int, list[onnx.NodeProto]] = {}
+        self._added: dict[int, list[onnx.NodeProto]] = {}
+
+    # Questions
+
+    def candidates(self, *op_types: str) -> list[tuple[int, onnx.NodeProto]]:
+        """Return the standard nodes of some operators that are not replaced, with their places."""
+        found = enumerate(self.nodes)
+        return [(i, n) for i, n in found if n.domain == "" and n.op_type in op_types and i not in self._replaced]
+
+    def place(self, name: str) -> int | None:
+        """Return the place of the node that makes a value, None for an input or an initializer."""
+        return self._places.get(name)
+
+    def made_by(self, name: str, op_type: str, *, reads: int | None = None) -> onnx.NodeProto | None:
+        """Return the node that makes a value, if it is of this operator, is not replaced, and has so many readers."""
+        i = self._places.get(name)
+        if i is None or i in self._replaced or (reads is not None and self._reads[name] != reads):
+            return None
+        node = self.nodes[i]
+        return node if node.domain == "" and node.op_type == op_type else None
+
+    def readers(self, name: str) -> list[int]:
+        """Return the places of the nodes that read a value."""
+        return self._readers.get(name, [])
+
+    def is_replaced(self, i: int) -> bool:
+        """Whether other nodes were taken in the place of one."""
+        return i in self._replaced
+
+    def size(self, name: str) -> int:
+        """Return how many elements a value has, 0 where that is not known."""
+        return math.prod(self.shapes[name]) if name in self.shapes else 0
+
+    def number(self, name: str) -> float | None:
+        """Return the value of a constant of one element."""
+        tensor = self._initializers.get(name)
+        constant = self.made_by(name, "Constant")
+        if constant is not None:
+            tensor = attribute(constant, "value", None)
+        if tensor is None or math.prod(tensor.dims) != 1:
+            return None
+        return float(numpy_helper.to_array(tensor).reshape(()))
+
+    # New nodes
+
+    def fresh(self, name: str) -> str:
+        """Return a name that no value has."""
+        return self._names.fresh(name)
+
+    def node(
+        self, old: onnx.NodeProto, op_type: str, inputs: Sequence[str], output: str = "", **attributes: Any
+    ) -> Any:
+        """Return a node, called after the one in whose place it comes; it has a new output if none is given."""
+        name = self._names.fresh_node(f"{label_of(old)}/{op_type}")
+        return helper.make_node(op_type, list(inputs), [output or self.fresh(name)], name=name, **attributes)
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Add an initializer and return its name."""
+        name = self._names.fresh("rewritten.constant")
+        self._constants.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def replace(self, i: int, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Take others in the place of a node, the last of which makes its output."""
+        self._replaced[i] = list(nodes)
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """Add a node as early as it can come, for all who may read it."""
+        place = max(self._places.get(operand, -1) for operand in node.input)
+        self._added.setdefault(place, []).append(node)
+
+    def model(self) -> onnx.ModelProto:
+        """Return the step with the new nodes, without what nobody reads any longer."""
+        if not self._replaced:
+            return self._model
+        written = list(self._added.get(-1, []))
+        for i, node in enumerate(self.nodes):
+            written += self._replaced.get(i, [node])
+            written += self._added.get(i, [])
+        changed = onnx.ModelProto()
+        changed.CopyFrom(self._model)
+        replace_all(changed.graph.node, needed(written, [output.name for output in changed.graph.output]))
+        changed.graph.initializer.extend(self._constants)
+        return changed
