@@ -15,7 +15,7 @@ behind the other, and every b-th of them is a channel of its own to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,8 @@ import onnx
 from onnx import numpy_helper
 
 from renom_onnx.converters.batch_statistics import meant_number
-from renom_onnx.converters.blocked import known_shapes
-from renom_onnx.converters.blocked_layout import BLOCKED, Sizes, declare_blocked
+from renom_onnx.converters.blocked_layout import BLOCKED, declare_blocked
+from renom_onnx.converters.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
 from renom_onnx.converters.variants import Writer
@@ -32,6 +32,8 @@ from renom_onnx.graph.function import DOMAIN
 
 _TRAIN = (DOMAIN, "BatchNormalizationTrain")
 _GRADIENT = (DOMAIN, "BatchNormalizationTrainGrad")
+
+Write = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -80,23 +82,17 @@ def _is_served(node: onnx.NodeProto, shapes: Mapping[str, Sizes]) -> bool:
 
 
 def _forward(op: Writer, node: onnx.NodeProto, shape: Sizes, number: int) -> _Statistics:
-    x, scale, bias, *running = node.input
-    momentum, epsilon = meant_number(node, "momentum", 0.9), meant_number(node, "epsilon", 1e-5)
-    y, *following = [*node.output, "", ""][:3]
+    x, scale, bias = node.input[:3]
+    epsilon, y = meant_number(node, "epsilon", 1e-5), node.output[0]
     zeros = _zeros(op, x, shape, number)
     batch = op.op_of_three(
         "BatchNormalization", x, scale, bias, zeros, op.op("Abs", zeros), output=y, training_mode=1, momentum=0.0,
         epsilon=epsilon,
     )  # fmt: skip
-    n = _count(shape)
-    factor = n / max(n - 1, 1) if attribute(node, "unbiased", 0) else 1.0
-    for old, new, output, share in zip(running, batch, following, (1.0, factor), strict=False):
-        if output:
-            kept = op.op("Mul", old, _number(op, momentum))
-            op.op("Add", kept, op.op("Mul", new, _number(op, (1 - momentum) * share)), output=output)
+    write_running(op.op, node, batch, _count(shape))
     spread = op.integers([-1, *[1] * (len(shape) - 2)])
     mean, variance = (op.op("Reshape", value, spread) for value in batch)
-    return _Statistics(mean, op.op("Sqrt", op.op("Add", variance, _number(op, epsilon))))
+    return _Statistics(mean, op.op("Sqrt", op.op("Add", variance, constant(op.op, epsilon))))
 
 
 def _backward(
@@ -118,9 +114,9 @@ def _backward(
     if not outputs.get("dX"):
         return
     a = op.op("Div", scale, s)
-    share = op.op("Mul", a, _number(op, -1 / _count(shape)))
+    share = op.op("Mul", a, constant(op.op, -1 / _count(shape)))
     k, c = op.op("Mul", share, op.op("Div", along, op.op("Mul", s, s))), op.op("Mul", share, total)
-    none, one = (op.op("Expand", _number(op, value), op.integers([shape[1]])) for value in (0, 1))
+    none, one = (op.op("Expand", constant(op.op, value), op.integers([shape[1]])) for value in (0, 1))
     moved = op.op("BatchNormalization", z, k, c, none, one, epsilon=0.0)
     spread = op.op("Reshape", a, op.integers([-1, *[1] * (len(shape) - 2)]))
     op.op("Add", op.op("Mul", dy, spread), moved, output=outputs["dX"])
@@ -143,8 +139,26 @@ def _zeros(op: Writer, x: str, shape: Sizes, number: int) -> str:
     """Return a zero for each channel in a buffer of its own: e - e, where e is an element of x times a number."""
     others = [axis for axis in range(len(shape)) if axis != 1]
     first = op.op("Slice", x, op.integers([0] * len(others)), op.integers([1] * len(others)), op.integers(others))
-    e = op.op("Mul", op.op("Reshape", first, op.integers([-1])), _number(op, number + 2))
+    e = op.op("Mul", op.op("Reshape", first, op.integers([-1])), constant(op.op, number + 2))
     return op.op("Sub", e, e)
+
+
+def write_running(write: Write, node: onnx.NodeProto, batch: Sequence[str], count: int) -> None:
+    """Write the next running mean and variance that a BatchNormalizationTrain is asked for.
+
+    Args:
+        write: writes a node and returns its output.
+        node: that is asked.
+        batch: names of mean and variance of the batch.
+        count: elements of a channel.
+    """
+    momentum = meant_number(node, "momentum", 0.9)
+    factor = count / max(count - 1, 1) if attribute(node, "unbiased", 0) else 1.0
+    following = [*node.output, "", ""][1:3]
+    for old, new, output, share in zip(node.input[3:], batch, following, (1.0, factor), strict=False):
+        if output:
+            kept = write("Mul", old, constant(write, momentum))
+            write("Add", kept, write("Mul", new, constant(write, (1 - momentum) * share)), output=output)
 
 
 def _count(shape: Sizes) -> int:
@@ -152,5 +166,6 @@ def _count(shape: Sizes) -> int:
     return math.prod(shape) // shape[1]
 
 
-def _number(op: Writer, value: float) -> str:
-    return op.op("Constant", value=numpy_helper.from_array(np.array(value, np.float32)))
+def constant(write: Write, value: float) -> str:
+    """Return a float32 constant."""
+    return write("Constant", value=numpy_helper.from_array(np.array(value, np.float32)))

@@ -22,21 +22,35 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from renom_onnx.converters.blocked_batch import (
+    Centred,
+    blocked_normalization,
+    blocked_normalization_gradient,
+    channel_sums,
+)
 from renom_onnx.converters.blocked_kernel import dense_kernel, depthwise_kernel, gains_blocked_kernel
-from renom_onnx.converters.blocked_layout import BLOCKED, BlockedWriter, Convolution, Sizes, declare_blocked
-from renom_onnx.converters.encoding import value_type
+from renom_onnx.converters.blocked_layout import (
+    BLOCKED,
+    BlockedWriter,
+    Convolution,
+    declare_blocked,
+    join_activations,
+)
+from renom_onnx.converters.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import (
     domain_of,
     functions_of,
-    inferred_types,
     key_of,
     label_of,
     replace_all,
 )
 from renom_onnx.converters.surgery.inlining import inline_calls
+from renom_onnx.converters.training_info import needed
 from renom_onnx.graph.function import DOMAIN
 
+ELEMENTWISE = ("Add", "Clip", "Elu", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Sub", "Sum", "Tanh")
+"""Operators that treat all elements alike, and so do their gradients if all operands have one size."""
 PROBED_CHANNELS = 64
 """Channels of the image by which `probe_model` tells the size of a block: no fewer than a block can have."""
 
@@ -77,24 +91,6 @@ def with_blocked_convolutions(model: onnx.ModelProto, block: int, sizes: Mapping
     return changed
 
 
-def known_shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, Sizes]:
-    """Return the sizes of all float32 values of which all are known."""
-    fixed = onnx.GraphProto()
-    fixed.CopyFrom(model.graph)
-    for value in [*fixed.input, *fixed.output, *fixed.value_info]:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
-    found: dict[str, Sizes] = {}
-    for name, proto in inferred_types(model, fixed).items():
-        if proto.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            continue
-        _, shape = value_type(proto)
-        if shape is not None and all(isinstance(d, int) for d in shape):
-            found[name] = tuple(int(d) for d in shape)
-    return found
-
-
 class _Blocking:
     """Writes blocked nodes into a model."""
 
@@ -102,28 +98,48 @@ class _Blocking:
         self._model = model
         self._shapes = shapes
         self._op = BlockedWriter(model, block)
+        self._functions = functions_of(model)
+        self._constants = {tensor.name for tensor in model.graph.initializer}
+        self._normalized: dict[tuple[str, ...], Centred] = {}
 
     def write(self) -> None:
-        """Replace the convolutions of the model."""
-        constants = {tensor.name for tensor in self._model.graph.initializer}
-        functions = functions_of(self._model)
-        cut = set()
+        """Replace the convolutions of the model, and what lies between them."""
+        handlers = {
+            ("", "Conv"): self._forward,
+            (DOMAIN, "ConvGrad"): self._gradient,
+            (DOMAIN, "BatchNormalizationTrain"): self._normalize,
+            (DOMAIN, "BatchNormalizationTrainGrad"): self._normalize_gradient,
+            **dict.fromkeys([("", name) for name in ELEMENTWISE], self._elementwise),
+            **dict.fromkeys([(DOMAIN, f"{name}Grad") for name in ELEMENTWISE], self._elementwise),
+        }
         for node in self._model.graph.node:
             self._op.prefix = f"{label_of(node)}/blocked"
-            if (domain_of(node), node.op_type) == ("", "Conv") and node.input[1] not in constants:
-                if self._forward(node):
-                    continue
-            elif (node.domain, node.op_type) == (DOMAIN, "ConvGrad"):
-                function = functions.get(key_of(node))  # None in a broken file, which onnxruntime refuses
-                if function is not None and self._gradient(node, function):
-                    cut.add(key_of(node))
-            self._op.nodes.append(node)
+            handler = handlers.get((domain_of(node), node.op_type))
+            if handler is None or not handler(node):
+                self._op.nodes.append(node)
         if not self._op.is_used:
             return
         replace_all(self._model.graph.node, self._op.nodes)
         declare_blocked(self._model)
-        if cut:  # what only the outputs need that are computed here now is left out
-            self._model.CopyFrom(inline_calls(self._model, cut.__contains__))
+        cut = {key_of(node) for node in self._op.nodes if self._is_cut(node)}
+        self._model.CopyFrom(inline_calls(self._model, cut.__contains__))
+        graph = self._model.graph
+        replace_all(graph.node, needed(graph.node, [value.name for value in graph.output]))
+        join_activations(graph)
+
+    def _is_cut(self, node: onnx.NodeProto) -> bool:
+        """Whether a call is written out, so that what only outputs need that are made here now is left out."""
+        handled = node.op_type in ("ConvGrad", *(f"{name}Grad" for name in ELEMENTWISE))
+        return node.domain == DOMAIN and handled and key_of(node) in self._functions
+
+    def _actual(self, node: onnx.NodeProto) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what a call reads and writes by formal names: nothing in a broken file, which onnxruntime refuses."""
+        function = self._functions.get(key_of(node))
+        if function is None:
+            return {}, {}
+        pairs = ((function.input, node.input), (function.output, node.output))
+        inputs, outputs = (dict(zip(formal, actual, strict=False)) for formal, actual in pairs)
+        return inputs, outputs
 
     def _convolution(self, node: onnx.NodeProto, x: str, w: str, y: str) -> Convolution | None:
         """Return the convolution that a node is or differentiates; None where its sizes are not known."""
@@ -142,36 +158,73 @@ class _Blocking:
         """Write the convolution; whether it is one that gains."""
         op = self._op
         x, w, *bias = node.input
-        found = self._convolution(node, x, w, node.output[0])
-        if found is None or not found.fits(op.block):
+        found = None if w in self._constants else self._convolution(node, x, w, node.output[0])
+        if found is None or not found.fits(op.block, is_made=op.is_made(x)):
             return False
         blocked = op.op("Conv", op.image(x), op.kernel(w, found), *bias, **found.attributes())
-        op.op("ReorderOutput", blocked, output=node.output[0], channels=found.w[0])
+        op.make(node.output[0], blocked, found.y)
         return True
 
-    def _gradient(self, node: onnx.NodeProto, function: onnx.FunctionProto) -> bool:
-        """Write the gradients that gain and take them from the call; whether there are any."""
+    def _gradient(self, node: onnx.NodeProto) -> bool:
+        """Write the gradients that gain and take them from the call, which stays."""
         op = self._op
-        actual = dict(zip(function.input, node.input, strict=False))
+        actual, outputs = self._actual(node)
         dy, y, x, w = (actual.get(formal, "") for formal in ("dY", "Y", "X", "W"))
         found = self._convolution(node, x, w, y)
         if found is None or self._shapes.get(dy) != found.y:
             return False
-        turned = found.turned() if found.fits(op.block) else None
-        outputs = dict(zip(function.output, node.output, strict=False))
-        is_any = False
+        turned = found.turned() if found.fits(op.block, is_made=op.is_made(dy)) else None
         if outputs.get("dX") and turned is not None:
             blocked = op.op("Conv", op.image(dy), op.kernel(w, found, turned=True), **turned.attributes())
-            op.op("ReorderOutput", blocked, output=outputs["dX"], channels=turned.w[0])
-            is_any = _take_from(node, outputs["dX"])
+            op.make(outputs["dX"], blocked, found.x)
+            _take_from(node, outputs["dX"])
         if outputs.get("dW") and gains_blocked_kernel(found, op.block):
             write = depthwise_kernel if found.is_depthwise else dense_kernel
             write(op, dy, x, found, outputs["dW"])
-            is_any = _take_from(node, outputs["dW"])
-        return is_any
+            _take_from(node, outputs["dW"])
+        if outputs.get("dB") and op.is_made(dy):
+            op.standard("Identity", channel_sums(op, op.image(dy), found.y), output=outputs["dB"])
+            _take_from(node, outputs["dB"])
+        return False
+
+    def _normalize(self, node: onnx.NodeProto) -> bool:
+        """Write the normalization of an image that is made in blocks."""
+        x = node.input[0]
+        if not self._op.is_made(x) or not set(node.input) <= self._shapes.keys():
+            return False
+        self._normalized[tuple(node.input)] = blocked_normalization(self._op, node, self._shapes[x])
+        return True
+
+    def _normalize_gradient(self, node: onnx.NodeProto) -> bool:
+        centred = self._normalized.get(tuple(node.input[-5:]))
+        actual, outputs = self._actual(node)
+        if centred is None or not actual.get("dY") or actual.get("dY2") or actual.get("dY3"):
+            return False
+        blocked_normalization_gradient(self._op, actual, outputs, self._shapes[actual["X"]], centred)
+        return True
+
+    def _elementwise(self, node: onnx.NodeProto) -> bool:
+        """Let a node that treats all elements alike read and write blocks, where something that it reads is made so."""
+        op = self._op
+        shape = self._shapes.get(node.output[0], ())
+        if len(shape) != 4 or shape[1] % op.block or any(self._shapes.get(y, shape) != shape for y in node.output):
+            return False
+        sizes = [self._shapes.get(x) for x in node.input if x]
+        if not all(size == shape or (size is not None and math.prod(size) == 1) for size in sizes):
+            return False
+        if not any(op.is_made(x) for x in node.input):
+            return False
+        changed = onnx.NodeProto()
+        changed.CopyFrom(node)
+        changed.input[:] = [op.image(x) if x and self._shapes[x] == shape else x for x in node.input]
+        changed.output[:] = [op.name(y) if y else "" for y in node.output]
+        op.nodes.append(changed)
+        for plain, blocked in zip(node.output, changed.output, strict=True):
+            if plain:
+                op.make(plain, blocked, shape)
+        return True
 
 
-def _take_from(node: onnx.NodeProto, output: str) -> bool:
+def _take_from(node: onnx.NodeProto, output: str) -> None:
     """Ask a call for an output no longer."""
     node.output[list(node.output).index(output)] = ""
-    return True

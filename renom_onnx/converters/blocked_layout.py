@@ -7,6 +7,7 @@ An image (N, C, H, W) in blocks of b channels is (N, C / b, H, W, b), a kernel (
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +16,34 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.structure import names_of, opsets_of
+from renom_onnx.converters.known_shapes import Sizes
+from renom_onnx.converters.step_graph import reads
+from renom_onnx.converters.structure import names_of, opsets_of, replace_all
 
 BLOCKED = "com.microsoft.nchwc"
 """The domain of onnxruntime's blocked operators."""
-
-Sizes = tuple[int, ...]
 
 
 def declare_blocked(model: onnx.ModelProto) -> None:
     """Import the blocked operators into a model that uses them."""
     if BLOCKED not in opsets_of(model) and any(node.domain == BLOCKED for node in model.graph.node):
         model.opset_import.append(helper.make_opsetid(BLOCKED, 1))
+
+
+def join_activations(graph: onnx.GraphProto) -> None:
+    """Let blocked convolutions whose results nothing else reads than a Relu apply it themselves."""
+    made = {node.output[0]: node for node in graph.node if node.domain == BLOCKED and node.op_type == "Conv"}
+    readers = Counter([name for node in graph.node for name in reads(node)] + [value.name for value in graph.output])
+    kept = []
+    for node in graph.node:
+        is_relu = node.op_type == "Relu" and not node.domain and node.input[0] in made and readers[node.input[0]] == 1
+        if is_relu:
+            convolution = made.pop(node.input[0])
+            convolution.attribute.append(helper.make_attribute("activation", "Relu"))
+            convolution.output[0] = node.output[0]
+        else:
+            kept.append(node)
+    replace_all(graph.node, kept)
 
 
 @dataclass(frozen=True)
@@ -49,11 +66,17 @@ class Convolution:
     def n_taps(self) -> int:
         return self.w[2] * self.w[3]
 
-    def fits(self, block: int) -> bool:
-        """Whether the blocked form exists and is faster: that of 1x1 kernels is slower by the change of layout."""
+    def fits(self, block: int, *, is_made: bool = False) -> bool:
+        """Whether the blocked form exists and is faster.
+
+        Args:
+            block: channels of a block.
+            is_made: whether its image is in the blocked layout; a kernel of one tap is not worth the change.
+        """
         if self.is_depthwise:
             return self.group % block == 0
-        return self.n_taps > 1 and self.w[1] % block == 0 and self.w[0] // self.group % block == 0
+        fills_blocks = self.w[1] % block == 0 and self.w[0] // self.group % block == 0
+        return fills_blocks and (self.n_taps > 1 or is_made)
 
     def turned(self) -> Convolution | None:
         """Return the convolution that gives the gradient with respect to x, None where none does."""
@@ -91,6 +114,8 @@ class BlockedWriter:
         self.prefix = ""
         self._names = names_of(model)
         self._images: dict[str, str] = {}
+        self._made: set[str] = set()
+        self._typed = {value.name for value in [*model.graph.value_info, *model.graph.output]}
 
     @property
     def is_used(self) -> bool:
@@ -101,6 +126,20 @@ class BlockedWriter:
         if name not in self._images:
             self._images[name] = self.op("ReorderInput", name)
         return self._images[name]
+
+    def is_made(self, name: str) -> bool:
+        """Whether an image comes in the blocked layout from the node that makes it."""
+        return name in self._made
+
+    def make(self, name: str, blocked: str, shape: Sizes) -> None:
+        """State that an image of the model is made in the blocked layout, and give it to those who read it plain."""
+        self._images[name] = blocked
+        self._made.add(name)
+        self.op("ReorderOutput", blocked, output=name, channels=shape[1])
+        if name not in self._typed:  # what is read of the model later cannot infer it
+            self._typed.add(name)
+            info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            self._model.graph.value_info.append(info)
 
     def kernel(self, w: str, found: Convolution, *, turned: bool = False) -> str:
         """Return the kernel of a convolution in the blocked layout.
@@ -136,6 +175,10 @@ class BlockedWriter:
         output = output or self._names.fresh(name)
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=name, domain=domain, **attributes))
         return output
+
+    def name(self, like: str) -> str:
+        """Return a name for a new value."""
+        return self._names.fresh(f"{like}/blocked")
 
     def integers(self, values: Sequence[int] | range | np.ndarray[Any, Any]) -> str:
         """Return a constant."""

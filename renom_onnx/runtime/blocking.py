@@ -31,11 +31,11 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
     if device.kind != "cpu" or sizes is None:
         return model
     proto = read_model(model)
-    changed = with_compared_pools(with_batch_operators(proto, sizes, block_size()), sizes)
-    changed = with_fusible_nodes(changed, sizes)
+    changed = with_fusible_nodes(with_compared_pools(proto, sizes), sizes)
     changed = with_recurrent_passes(changed, sizes)
     if block_size():
         changed = with_blocked_convolutions(changed, block_size(), sizes)
+    changed = with_batch_operators(changed, sizes, block_size())
     with contextlib.suppress(ConversionError):  # functions that onnxruntime may write out, or refuse, by itself
         changed = with_fast_forms(inline(changed), sizes)
     return model if changed is proto else as_bytes(changed)
