@@ -136,10 +136,10 @@ class BlockedWriter:
         self._images[name] = blocked
         self._made.add(name)
         self.op("ReorderOutput", blocked, output=name, channels=shape[1])
-        if name not in self._typed:  # what is read of the model later cannot infer it
-            self._typed.add(name)
-            info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for value in sorted({name, blocked} - self._typed):  # what is read of the model later cannot infer it
+            info = helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, shape)
             self._model.graph.value_info.append(info)
+        self._typed |= {name, blocked}
 
     def kernel(self, w: str, found: Convolution, *, turned: bool = False) -> str:
         """Return the kernel of a convolution in the blocked layout.

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from renom_onnx.converters.known_shapes import known_shapes
-from renom_onnx.converters.known_shapes import Sizes
+from renom_onnx.converters.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.recurrent_cell import CELLS
 from renom_onnx.converters.recurrent_pass import STATES, Recurrence
 from renom_onnx.converters.step_graph import attribute
