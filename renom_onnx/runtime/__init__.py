@@ -5,8 +5,6 @@ from renom_onnx.runtime.adapter import save_adapter
 from renom_onnx.runtime.assignment import NodeElsewhere, nodes_elsewhere
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import Device, DeviceInfo, default_device, devices, parse_device, set_default_device
-from renom_onnx.runtime.distributed import DistributedTrainingSession
-from renom_onnx.runtime.elastic import ElasticEngine
 from renom_onnx.runtime.engine import Engine, LocalEngine, RanksLostError
 from renom_onnx.runtime.event import Event
 from renom_onnx.runtime.executor import TrainingExecutor
@@ -15,10 +13,12 @@ from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.inference import InferenceSession
 from renom_onnx.runtime.inference_executor import InferenceExecutor
 from renom_onnx.runtime.inference_pool import InferencePool
-from renom_onnx.runtime.launch import default_engine, rank
 from renom_onnx.runtime.loss import Loss
-from renom_onnx.runtime.mpi import MpiEngine
 from renom_onnx.runtime.parallel import ParallelTrainingSession
+from renom_onnx.runtime.processes.distributed import DistributedTrainingSession
+from renom_onnx.runtime.processes.elastic import ElasticEngine
+from renom_onnx.runtime.processes.launch import default_engine, rank
+from renom_onnx.runtime.processes.mpi import MpiEngine
 from renom_onnx.runtime.reduction import HostReduction
 from renom_onnx.runtime.shard import Shard
 from renom_onnx.runtime.training import TrainingSession

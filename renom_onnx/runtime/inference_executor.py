@@ -18,7 +18,7 @@ from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import History
 from renom_onnx.runtime.inference import InferenceSession
 from renom_onnx.runtime.inference_pool import InferencePool
-from renom_onnx.runtime.launch import default_engine, own_device
+from renom_onnx.runtime.processes.launch import default_engine, own_device
 from renom_onnx.runtime.progress import epoch_bar
 from renom_onnx.runtime.shard import Deal, batch_rows
 

@@ -10,10 +10,10 @@ import numpy as np
 from renom_onnx.errors import DeviceError
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import parse_device
-from renom_onnx.runtime.distributed import DistributedTrainingSession
 from renom_onnx.runtime.engine import Engine
-from renom_onnx.runtime.launch import default_engine, own_device
 from renom_onnx.runtime.parallel import ParallelTrainingSession
+from renom_onnx.runtime.processes.distributed import DistributedTrainingSession
+from renom_onnx.runtime.processes.launch import default_engine, own_device
 from renom_onnx.runtime.trainable import Trainable
 from renom_onnx.runtime.training import TrainingSession
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.runtime import mpi_module
-from renom_onnx.runtime.launch import default_engine
+from renom_onnx.runtime.processes import mpi_module
+from renom_onnx.runtime.processes.launch import default_engine
 
 g = rm.graph
 ROWS = np.random.default_rng(0).standard_normal((22, 4)).astype(np.float32)

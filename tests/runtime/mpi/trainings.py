@@ -172,7 +172,7 @@ def wire(engine: Any, comm: Any) -> Found:
     """A sum of numbers of very different sizes as float16, what it should be, and the bytes that it took."""
     from mpi4py import MPI
 
-    from renom_onnx.runtime.wire import Wire
+    from renom_onnx.runtime.processes.wire import Wire
 
     n = 10_001
     magnitudes = 10.0 ** np.random.default_rng(0).uniform(-4, 3, (comm.size, n))

@@ -59,9 +59,9 @@ def _engine(elastic: bool, wire_dtype: str | None) -> Engine:
             "several processes: those that mpiexec starts must have mpi4py to train together, got none. Install "
             "renom-onnx[mpi], or give every one engine=rm.runtime.LocalEngine() to train apart."
         )
-    from renom_onnx.runtime.elastic import ElasticEngine
-    from renom_onnx.runtime.mpi import MpiEngine
-    from renom_onnx.runtime.mpi_module import mpi
+    from renom_onnx.runtime.processes.elastic import ElasticEngine
+    from renom_onnx.runtime.processes.mpi import MpiEngine
+    from renom_onnx.runtime.processes.mpi_module import mpi
 
     if mpi().COMM_WORLD.size == 1:
         return LocalEngine()

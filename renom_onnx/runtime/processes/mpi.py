@@ -12,11 +12,11 @@ import numpy as np
 from renom_onnx.errors import DeviceError
 from renom_onnx.runtime.device import core_count
 from renom_onnx.runtime.engine import Engine, LocalEngine
-from renom_onnx.runtime.mpi_module import mpi
+from renom_onnx.runtime.processes.mpi_module import mpi
+from renom_onnx.runtime.processes.watch import Watch
+from renom_onnx.runtime.processes.wire import Wire
 from renom_onnx.runtime.reduction import Reduction
 from renom_onnx.runtime.tensor import Tensor
-from renom_onnx.runtime.watch import Watch
-from renom_onnx.runtime.wire import Wire
 
 TIMEOUT_S = 1800.0
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from renom_onnx.runtime.mpi_module import note_loss
+from renom_onnx.runtime.processes.mpi_module import note_loss
 
 FAILED, LEFT = 77, 78
 """Tags of the empty messages that say so."""

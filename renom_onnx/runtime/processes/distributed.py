@@ -13,10 +13,10 @@ import numpy as np
 
 from renom_onnx.errors import DeviceError
 from renom_onnx.runtime.engine import Engine, RanksLostError, Result
-from renom_onnx.runtime.local_sgd import averages
 from renom_onnx.runtime.loss import Loss
 from renom_onnx.runtime.parallel import ParallelTrainingSession, whole_loss
 from renom_onnx.runtime.prepared import Prepared
+from renom_onnx.runtime.processes.local_sgd import averages
 from renom_onnx.runtime.replica import PreparedPart
 from renom_onnx.runtime.shard import Deal, Shard, batch_rows
 from renom_onnx.runtime.tensor import Tensor

@@ -8,8 +8,8 @@ from typing import Any
 
 from renom_onnx.errors import DeviceError, first_line
 from renom_onnx.runtime.engine import RanksLostError, Result
-from renom_onnx.runtime.mpi import MpiEngine
-from renom_onnx.runtime.mpi_module import survives_losses
+from renom_onnx.runtime.processes.mpi import MpiEngine
+from renom_onnx.runtime.processes.mpi_module import survives_losses
 
 
 class ElasticEngine(MpiEngine):
