@@ -49,10 +49,13 @@ class Adam(Optimizer):
         self.epsilon = epsilon
 
     def scalars(self, op: Builder, rate: Value, step: Value) -> tuple[Value, ...]:
-        """Return learning_rate / (1 - beta1^t) and 1 / sqrt(1 - beta2^t), computed in float64 as PyTorch does."""
-        first, second = correction(op, self.beta1, step), correction(op, self.beta2, step)
-        size = op.Div(op.Cast(rate, to=np.float64), first)
-        return op.Cast(size, to=np.float32), op.Cast(op.Reciprocal(op.Sqrt(second)), to=np.float32)
+        """Return learning_rate s / (1 - beta1^t) and epsilon s, with s = sqrt(1 - beta2^t), computed in float64.
+
+        p' is then p - first * m' / (sqrt(v') + second), without a pass over v' for its correction.
+        """
+        s = op.Sqrt(correction(op, self.beta2, step))
+        size = op.Div(op.Mul(op.Cast(rate, to=np.float64), s), correction(op, self.beta1, step))
+        return op.Cast(size, to=np.float32), op.Cast(op.Mul(s, op.constant(self.epsilon, np.float64)), to=np.float32)
 
     def moments(self, op: Builder, g: Value, m: Value, v: Value) -> tuple[Value, Value]:
         """Return m' and v'."""
@@ -63,10 +66,9 @@ class Adam(Optimizer):
 
     def fragment(self, op: Builder, p: Value, g: Value, scalars: tuple[Value, ...], *state: Value) -> tuple[Value, ...]:
         """Return p', m' and v'."""
-        size, scale = scalars
+        size, epsilon = scalars
         m, v = self.moments(op, g, *state)
-        denominator = op.Add(op.Mul(op.Sqrt(v), scale), self.epsilon)
-        return op.Sub(p, op.Mul(size, op.Div(m, denominator))), m, v
+        return op.Sub(p, op.Mul(size, op.Div(m, op.Add(op.Sqrt(v), epsilon)))), m, v
 
 
 def correction(op: Builder, beta: float, step: Value) -> Value:
