@@ -76,8 +76,9 @@ def dense_kernel(op: BlockedWriter, dy: str, x: str, found: Convolution, output:
     by_sample = op.reshape(filled(op.image(dy)), [blocks, b, m // b, rows, row, b])
     kernel = op.reshape(op.standard("Transpose", by_sample, perm=[2, 0, 3, 4, 1, 5]), wide.w)
     blocked = op.op("Conv", op.reshape(lines, wide.x), kernel, **wide.attributes())
-    each = op.reshape(blocked, [m // b, height, c, width, b])
-    op.reshape(op.standard("Transpose", each, perm=[0, 4, 2, 1, 3]), found.w, output)
+    each = op.standard("Transpose", op.reshape(blocked, [m // b, height, c, width * b]), perm=[0, 2, 1, 3])
+    taps = op.reshape(each, [m // b, c * height * width, b])
+    op.reshape(op.standard("Transpose", taps, perm=[0, 2, 1]), found.w, output)
 
 
 def depthwise_kernel(op: BlockedWriter, dy: str, x: str, found: Convolution, output: str) -> None:
