@@ -14,11 +14,11 @@ import onnx
 from onnx import helper
 
 from renom_onnx.converters.known_shapes import Sizes, known_shapes
-from renom_onnx.converters.recurrent_cell import CELLS
 from renom_onnx.converters.recurrent_pass import STATES, Recurrence
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import domain_of, functions_of, key_of, opsets_of, replace_all
 from renom_onnx.converters.writer import digest, function_proto
+from renom_onnx.gradients.recurrent_cell import CELLS
 from renom_onnx.graph.function import DOMAIN, Function
 
 _OPERANDS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")

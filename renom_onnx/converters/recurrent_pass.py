@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.converters.recurrent_cell import CELLS, Cell, Values, size_of
+from renom_onnx.gradients.recurrent_cell import CELLS, Cell, Values, size_of
 from renom_onnx.graph.body import without
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.function import DOMAIN, Function

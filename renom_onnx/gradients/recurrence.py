@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.gradients.recurrent_cell import Cell as PlainCell
 from renom_onnx.gradients.steps import BACKWARDS, same_value
 from renom_onnx.graph.body import without
 from renom_onnx.graph.builder import Builder
@@ -32,11 +33,13 @@ class Cell:
         names: of the activations, as many for each direction.
         n_gates: rows of R, in units of H, whose product with h the step is given.
         step: called as ``step(op, activations, xw, rh, h, c, shared)``; returns h and c of the step.
+        plain: the same cell, where all is as the operator has it by default, and there are no peepholes.
     """
 
     names: tuple[str, ...]
     n_gates: int
     step: Callable[..., tuple[Value, Value | None]]
+    plain: PlainCell | None = None
 
 
 class Direction:
@@ -81,8 +84,13 @@ class Direction:
                 shared.append(op.Slice(rb, [k], [k + size], [0]))
                 rb = op.Slice(rb, [0], [k], [0])
         xw, rh = (_affine(op, v, m, bias) for v, m, bias in ((x, w, wb), (before, rows, rb)))
-        back = self._unrolled if self._n_steps is not None else self._scanned
-        da, de, d_shared, dh0, dc0 = back([xw, rh, before], c0, shared, rows, dy, dh, dc)
+        if cell.plain is not None:
+            ends = [op.zeros_like(h0) if d is None else d for d in (dh, dc)[: cell.plain.n_states]]
+            da, de, dh0, dc0 = self._by_factors(cell.plain, xw, rh, [y, before], c0, rows, dy, ends)
+            d_shared: list[Any] = []
+        else:
+            back = self._unrolled if self._n_steps is not None else self._scanned
+            da, de, d_shared, dh0, dc0 = back([xw, rh, before], c0, shared, rows, dy, dh, dc)
         dw, dr = (op.Gemm(_flat(op, d), _flat(op, v), transA=1) for d, v in ((da, x), (de, before)))
         sums = {d: op.ReduceSum(d, [0, 1], keepdims=0) for d in dict.fromkeys((da, de))}
         db = [sums[da], sums[de]]
@@ -92,6 +100,64 @@ class Direction:
             db += d_shared[1:]
         dx = op.shaped(self._turned(op.MatMul(da, w)), x)
         return dx, dw, dr, None if b is None else op.Concat(*db, axis=0), dp, dh0, dc0
+
+    def _by_factors(self, cell, xw, rh, states, c0, rows, dy, ends):
+        """Return the gradients of what goes into the gates, by x and by h, and of the first states."""
+        op = self._op
+        kept = cell.again(op, xw, rh, states, lambda f, ig: self._cells_before(f, ig, c0))
+        slices = [*cell.factors(op, kept), *([] if dy is None else [dy])]
+        n = len(slices) - (dy is not None)
+        lost = None
+        if self._lengths is not None:  # beyond the end nothing goes back to a gate, and states stay as they are
+            inside = self._all_inside(states[1])
+            slices, lost = [op.Mul(inside, v) for v in slices], op.Sub(op.constant(1, inside.dtype), inside)
+            slices.append(lost)
+
+        def back(carried, slices, rows):
+            carried = carried if dy is None else [op.Add(carried[0], slices[n]), *carried[1:]]
+            before, das = cell.back(op, carried, slices[:n], rows)
+            if lost is not None:
+                before = [op.Add(v, op.Mul(slices[-1], d)) for v, d in zip(before, carried, strict=True)]
+            return before, das
+
+        if self._n_steps is not None:
+            steps: list[Any] = []
+            for parts in reversed(list(zip(*map(self._steps, slices), strict=True))):
+                ends, das = back(ends, parts, rows)
+                steps.insert(0, das)
+            das = [op.Concat(*parts, axis=0) for parts in zip(*steps, strict=True)]
+        else:
+            inside = Inside(op)
+            ends = [op.Squeeze(v, [0]) for v in ends]
+            carried = [inside.input(v.dtype, v.shape, f"D{i + 1}") for i, v in enumerate(ends)]
+            parts = [inside.input(v.dtype, without(v.shape, 0), f"X{i + 1}") for i, v in enumerate(slices)]
+            before, das = back(carried, parts, inside.see(rows))
+            body, outside = inside.body("step_back", [*before, *das])
+            made = op.Scan(
+                *ends,
+                *slices,
+                *outside,
+                body=body,
+                num_scan_inputs=len(slices),
+                scan_input_directions=[BACKWARDS] * len(slices),
+                scan_output_directions=[BACKWARDS] * len(das),
+            )
+            ends, das = [op.Unsqueeze(v, [0]) for v in made[: len(ends)]], made[len(ends) :]
+        return das[0], das[-1], ends[0], ends[1] if len(ends) > 1 else None
+
+    def _cells_before(self, f, ig, c0):
+        """Return c before each step of c' = f c + i g; beyond the end it is of no use."""
+        op = self._op
+        if self._n_steps is not None:
+            cells = [c0]
+            for part in list(zip(*map(self._steps, (f, ig)), strict=True))[:-1]:
+                cells.append(op.Add(op.Mul(part[0], cells[-1]), part[1]))
+            return op.Concat(*cells, axis=0) if len(cells) > 1 else c0
+        inside, c0 = Inside(op), op.Squeeze(c0, [0])
+        c = inside.input(c0.dtype, c0.shape, "C")
+        parts = [inside.input(v.dtype, without(v.shape, 0), f"X{i + 1}") for i, v in enumerate((f, ig))]
+        body, outside = inside.body("cells", [op.Add(op.Mul(parts[0], c), parts[1]), c])
+        return op.Scan(c0, f, ig, *outside, body=body, num_scan_inputs=2)[1]
 
     def _unrolled(self, sequences, c, shared, rows, dy, dh, dc):
         """Return the gradients of what goes into the gates, twice, of the shared operands, and of the first states."""

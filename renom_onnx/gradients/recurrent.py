@@ -16,6 +16,7 @@ import numpy as np
 
 from renom_onnx.errors import GradientError
 from renom_onnx.gradients.recurrence import UNROLLED, Cell, Direction
+from renom_onnx.gradients.recurrent_cell import CELLS
 from renom_onnx.gradients.registry import gradient
 from renom_onnx.graph.node import Value, unknown_dim
 
@@ -47,6 +48,14 @@ def _activations(given: Any, alphas: Any, betas: Any, cell: Cell, n: int) -> lis
     return [functions[i : i + k] for i in range(0, n * k, k)]
 
 
+def _plain(op_type: str, activations: Any, clip: float | None, *, others: bool) -> Any:
+    """Return the cell of an operator that has its default activations and no clip, and nothing else of its own."""
+    cell = CELLS[op_type]
+    names = [name.lower() for name in activations or cell.activations]
+    usual = [name.lower() for name in cell.activations] * (len(names) // len(cell.activations))
+    return cell if names == usual and not clip and not others else None
+
+
 @gradient("RNN", all_outputs=True)
 def rnn(
     op, dys, ys, x, w, r, b=None, lengths=None, h=None, *,
@@ -57,7 +66,7 @@ def rnn(
     def step(op, f, xw, rh, h, c, shared):
         return f[0](op, _clipped(op, op.Add(xw, rh), clip)), None
 
-    cell = Cell(("Tanh",), 1, step)
+    cell = Cell(("Tanh",), 1, step, _plain("RNN", activations, clip, others=False))
     functions = _activations(activations, activation_alpha, activation_beta, cell, _count(direction))
     dx, dw, dr, db, dh, _, _ = _through_time(
         op, cell, functions, dys, ys, (x, w, r, b, lengths, h), direction, layout, hidden_size
@@ -90,7 +99,8 @@ def gru(
         n = f[1](op, _clipped(op, op.Add(xn, n), clip))
         return op.Add(n, op.Mul(z, op.Sub(h, n))), None
 
-    cell = Cell(("Sigmoid", "Tanh"), 3 if linear_before_reset else 2, step)
+    plain = _plain("GRU", activations, clip, others=not linear_before_reset)
+    cell = Cell(("Sigmoid", "Tanh"), 3 if linear_before_reset else 2, step, plain)
     functions = _activations(activations, activation_alpha, activation_beta, cell, _count(direction))
     dx, dw, dr, db, dh, _, _ = _through_time(
         op, cell, functions, dys, ys, (x, w, r, b, lengths, h), direction, layout, hidden_size
@@ -120,7 +130,8 @@ def lstm(
         c = op.Add(op.Mul(forget, c), op.Mul(i, f[1](op, _clipped(op, g, clip))))
         return op.Mul(gate(o, po, c), f[2](op, c)), c
 
-    cell = Cell(("Sigmoid", "Tanh", "Tanh"), 4, step)
+    plain = _plain("LSTM", activations, clip, others=bool(input_forget) or p is not None)
+    cell = Cell(("Sigmoid", "Tanh", "Tanh"), 4, step, plain)
     functions = _activations(activations, activation_alpha, activation_beta, cell, _count(direction))
     operands = (x, w, r, b, lengths, h, c, p)
     dx, dw, dr, db, dh, dc, dp = _through_time(op, cell, functions, dys, ys, operands, direction, layout, hidden_size)

@@ -1,14 +1,15 @@
-"""One step of a recurrent operator, forwards and backwards, with all that the way back needs kept on the way forth.
+"""One step of a recurrent operator with its default activations: what it keeps, and the way back through it.
 
-The operators give out no gates, so that a file's gradient computes them anew. Where a session may write the forward
-pass too, every step keeps its gates; what they make of the gradient is then one factor for each gate, made of all steps
-at once, and the way back through a step is a few products. Formulas: Hochreiter & Schmidhuber 1997,
-doi:10.1162/neco.1997.9.8.1735; Cho et al. 2014, arXiv:1406.1078.
+What goes into a gate has for its gradient that of the state times a factor. The factors of all steps are made at once,
+from the gates of all steps, so that the way back through a step is a few products. The gates are computed again from
+the states, which is all that the operators give out, or kept on the way forth, where somebody writes that way too.
+Formulas: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; Cho et al. 2014, arXiv:1406.1078.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.node import Value
 
 Values = list[Value]
+Cells = Callable[[Value, Value], Value]
 
 
 class Cell(ABC):
@@ -45,6 +47,20 @@ class Cell(ABC):
         """Return the next states, and what is kept: the next h, h before, and then what `factors` reads."""
 
     @abstractmethod
+    def again(
+        self, op: Builder, xw: Value, rh: Value, states: Values, cells: Callable[[Value, Value], Value]
+    ) -> Values:
+        """Return what was kept of all steps, computed from the operator's output.
+
+        Args:
+            op: builder.
+            xw: x W' + b of all steps.
+            rh: h R' + b of all steps.
+            states: h after, and h before each step.
+            cells: returns c before each step, of f and i g.
+        """
+
+    @abstractmethod
     def factors(self, op: Builder, kept: Values) -> Values:
         """Return the factors of all steps that `back` reads, from what was kept of all steps."""
 
@@ -67,6 +83,12 @@ class RnnCell(Cell):
         h = op.Tanh(op.Gemm(states[0], shared[0], inputs[0]))
         return [h], [h, states[0]]
 
+    def again(
+        self, op: Builder, xw: Value, rh: Value, states: Values, cells: Callable[[Value, Value], Value]
+    ) -> Values:
+        """Return h' and h; h' once more, because kernels of RNN round it more coarsely than 1 - h'² can bear near 1."""
+        return [op.Tanh(op.Add(xw, rh)), states[1]]
+
     def factors(self, op: Builder, kept: Values) -> Values:
         """Return 1 - h'²."""
         return [_tanh_slope(op, kept[0])]
@@ -81,7 +103,7 @@ class LstmCell(Cell):
     """c' = f c + i g, h' = o tanh(c'): with t = tanh(c') and dc += dh o (1 - t²), every gate has its factor.
 
     da_i = dc g i (1 - i), da_o = dh t o (1 - o), da_f = dc c f (1 - f), da_g = dc i (1 - g²), dc = dc f, dh = da R.
-    With the products i g, o t and f c of the forward pass, a factor takes two passes: i (1 - g²) = i - (i g) g.
+    The products i g, o t = h' and f c are those of the forward pass.
     """
 
     n_states, n_kept, activations = 2, 9, ("Sigmoid", "Tanh", "Tanh")
@@ -93,20 +115,32 @@ class LstmCell(Cell):
     def step(self, op: Builder, states: Values, inputs: Values, shared: Values) -> tuple[Values, Values]:
         """Return h' and c', and keep the gates."""
         h, c = states
-        a = op.Gemm(h, shared[0], inputs[0])
-        i, o, f, g = op.Split(a, axis=-1, outputs=4, num_outputs=4)
-        i, o, f, g = op.Sigmoid(i), op.Sigmoid(o), op.Sigmoid(f), op.Tanh(g)
+        i, o, f, g = self._gates(op, op.Gemm(h, shared[0], inputs[0]))
         fc, ig = op.Mul(f, c), op.Mul(i, g)
         new = op.Add(fc, ig)
         t = op.Tanh(new)
         new_h = op.Mul(o, t)
         return [new_h, new], [new_h, h, i, o, f, g, t, fc, ig]
 
+    def again(
+        self, op: Builder, xw: Value, rh: Value, states: Values, cells: Callable[[Value, Value], Value]
+    ) -> Values:
+        """Return the gates and their products."""
+        i, o, f, g = self._gates(op, op.Add(xw, rh))
+        ig = op.Mul(i, g)
+        fc = op.Mul(f, cells(f, ig))
+        return [*states, i, o, f, g, op.Tanh(op.Add(fc, ig)), fc, ig]
+
+    def _gates(self, op: Builder, a: Value) -> Values:
+        i, o, f, g = op.Split(a, axis=-1, outputs=4, num_outputs=4)
+        return [op.Sigmoid(i), op.Sigmoid(o), op.Sigmoid(f), op.Tanh(g)]
+
     def factors(self, op: Builder, kept: Values) -> Values:
         """Return those of dc to i, of dh to o, of dc to f and g, of dh to dc, and f."""
         y, _, i, o, f, g, t, fc, ig = kept
-        pairs = ((ig, ig, i), (y, y, o), (fc, fc, f), (i, ig, g), (o, y, t))
-        return [*(_less(op, *pair) for pair in pairs), f]
+        one = op.constant(1, f.dtype)
+        to_i, to_o, to_f = (op.Mul(product, op.Sub(one, gate)) for product, gate in ((ig, i), (y, o), (fc, f)))
+        return [to_i, to_o, to_f, op.Mul(i, _tanh_slope(op, g)), op.Mul(o, _tanh_slope(op, t)), f]
 
     def back(self, op: Builder, gradients: Values, factors: Values, r: Value) -> tuple[Values, Values]:
         """Return dh, dc and da."""
@@ -147,20 +181,35 @@ class GruCell(Cell):
     def step(self, op: Builder, states: Values, inputs: Values, shared: Values) -> tuple[Values, Values]:
         """Return h', and keep the gates."""
         h = states[0]
-        size = size_of(h, -1)
-        gates, q = op.Split(op.Gemm(h, *shared), op.constant([2 * size, size], np.int64), axis=-1, outputs=2)
+        z, s, n, sq, away = self._gates(op, inputs, op.Gemm(h, *shared), h)
+        new = op.Add(n, away)
+        return [new], [new, h, z, s, n, sq, away]
+
+    def again(
+        self, op: Builder, xw: Value, rh: Value, states: Values, cells: Callable[[Value, Value], Value]
+    ) -> Values:
+        """Return the gates and their products."""
+        return [*states, *self._gates(op, self._cut(op, xw), rh, states[1])]
+
+    def _gates(self, op: Builder, inputs: Values, rh: Value, h: Value) -> Values:
+        gates, q = self._cut(op, rh)
         z, s = op.Split(op.Sigmoid(op.Add(gates, inputs[0])), axis=-1, outputs=2, num_outputs=2)
         sq = op.Mul(s, q)
         n = op.Tanh(op.Add(inputs[1], sq))
-        away = op.Mul(z, op.Sub(h, n))
-        new = op.Add(n, away)
-        return [new], [new, h, z, s, n, sq, away]
+        return [z, s, n, sq, op.Mul(z, op.Sub(h, n))]
+
+    def _cut(self, op: Builder, value: Value) -> Any:
+        """Return the parts of z and s, and of n."""
+        size = size_of(value, -1) // 3
+        return op.Split(value, op.constant([2 * size, size], np.int64), axis=-1, outputs=2)
 
     def factors(self, op: Builder, kept: Values) -> Values:
         """Return those of dh to z, s, n and q, and z."""
         _, _, z, s, n, sq, away = kept
-        to_n = op.Mul(_tanh_slope(op, n), op.Sub(op.constant(1, z.dtype), z))
-        return [_less(op, away, away, z), op.Mul(_less(op, sq, sq, s), to_n), to_n, op.Mul(to_n, s), z]
+        one = op.constant(1, z.dtype)
+        left = op.Sub(one, z)
+        to_n = op.Mul(_tanh_slope(op, n), left)
+        return [op.Mul(away, left), op.Mul(op.Mul(sq, op.Sub(one, s)), to_n), to_n, op.Mul(to_n, s), z]
 
     def back(self, op: Builder, gradients: Values, factors: Values, r: Value) -> tuple[Values, Values]:
         """Return dh and both da."""
@@ -194,11 +243,6 @@ def size_of(value: Value, axis: int) -> int:
 def _both(op: Builder, b: Value | None) -> Value | None:
     """Return the sum of the biases of x and h."""
     return None if b is None else op.Add(*op.Split(b, axis=0, outputs=2, num_outputs=2))
-
-
-def _less(op: Builder, whole: Value, part: Value, share: Value) -> Any:
-    """Return whole - part share."""
-    return op.Sub(whole, op.Mul(part, share))
 
 
 def _tanh_slope(op: Builder, y: Value) -> Any:
