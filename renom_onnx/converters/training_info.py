@@ -67,12 +67,17 @@ class TrainingStep:
 
 def concatenate(model: onnx.ModelProto, index: int = 0) -> onnx.GraphProto:
     """Return graph and algorithm as the specification concatenates them: inputs, initializers, outputs, nodes."""
+    return joined(model.graph, _entry(model, index).algorithm)
+
+
+def _entry(model: onnx.ModelProto, index: int) -> onnx.TrainingInfoProto:
     if len(model.training_info) <= index:
         raise ConversionError(
             f"training: a model must hold training_info, got one with {len(model.training_info)} entries. "
             f"Write it with rm.export_training."
         )
-    return joined(model.graph, model.training_info[index].algorithm)
+    info: onnx.TrainingInfoProto = model.training_info[index]
+    return info
 
 
 def joined(graph: onnx.GraphProto, algorithm: onnx.GraphProto) -> onnx.GraphProto:
@@ -103,15 +108,16 @@ def with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProt
 
 
 def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
-    """Return the step of a trainable model, ready for a session."""
-    graph = concatenate(model, index)
-    info = model.training_info[index]
+    """Return the step of a trainable model, ready for a session; its state may be the model's own memory."""
+    info = _entry(model, index)
+    graphs = (model.graph, info.algorithm)  # not joined, which would copy all weights
+    nodes, inputs = [n for g in graphs for n in g.node], [i for g in graphs for i in g.input]
     bindings = {b.key: b.value for b in info.update_binding}
-    tensors = {t.name: t for t in graph.initializer}
+    tensors = {t.name: t for g in graphs for t in g.initializer}
     missing = [key for key in bindings if key not in tensors]
     if missing:
         raise ConversionError(f"training: update_binding must name initializers, got {missing[0]}, which is none.")
-    outputs = {o.name: o for o in graph.output}
+    outputs = {o.name: o for g in graphs for o in g.output}
     next_names = set(bindings.values())
     losses = [o.name for o in info.algorithm.output if o.name not in next_names]
     if not losses:
@@ -119,18 +125,18 @@ def training_step(model: onnx.ModelProto, index: int = 0) -> TrainingStep:
     unwritten = [value for value in bindings.values() if value not in outputs]
     if unwritten:
         raise ConversionError(f"training: update_binding must name outputs, got {unwritten[0]}, which is none.")
-    state = {key: array_of(tensors[key]).copy() for key in bindings}
-    defaults = {i.name for i in graph.input} & set(tensors)
+    state = {key: array_of(tensors[key]) for key in bindings}
+    defaults = {i.name for i in inputs} & set(tensors)
     optional = {name: array_of(tensors[name]).copy() for name in sorted(defaults - set(bindings))}
 
     step = onnx.GraphProto()
     step.name = "step"
     wanted = [losses[0], *dict.fromkeys(bindings.values())]
-    step.node.extend(needed(graph.node, wanted))
+    step.node.extend(needed(nodes, wanted))
     read = _read(step.node)
     kept = set(tensors) - set(bindings) - set(optional)
     step.initializer.extend(t for name, t in tensors.items() if name in kept and name in read)
-    feeds = [i for i in graph.input if i.name not in bindings and (i.name in read or i.name in wanted)]
+    feeds = [i for i in inputs if i.name not in bindings and (i.name in read or i.name in wanted)]
     step.input.extend(feeds)
     for key in bindings:
         tensor = tensors[key]

@@ -13,7 +13,7 @@ from renom_onnx.converters.fast_form import with_fast_forms
 from renom_onnx.converters.fusible import with_fusible_nodes
 from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.recurrent_operator import with_recurrent_passes
-from renom_onnx.converters.surgery.inlining import inline
+from renom_onnx.converters.surgery.inlining import inline_calls
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError
 from renom_onnx.runtime.device import Device
@@ -37,7 +37,7 @@ def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> 
         changed = with_blocked_convolutions(changed, block_size(), sizes)
     changed = with_batch_operators(changed, sizes, block_size())
     with contextlib.suppress(ConversionError):  # functions that onnxruntime may write out, or refuse, by itself
-        changed = with_fast_forms(inline(changed), sizes)
+        changed = with_fast_forms(inline_calls(changed, lambda key: True), sizes)
     return model if changed is proto else as_bytes(changed)
 
 

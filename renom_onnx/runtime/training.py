@@ -85,7 +85,8 @@ class TrainingSession(Trainable):
             check_capturable(self._step.model, str(self.device))
         self._step_bytes = as_bytes(for_device(self._step.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        self._state = [self._on_device(self._step.state) for _ in range(2)]
+        first = self._on_device(self._step.state)
+        self._state = [first, {name: Tensor(t.shape, t.dtype, self.device, name) for name, t in first.items()}]
         self._optional = self._on_device(self._step.optional)
         dtype, shape = {name: (t, s) for name, t, s in output_types(self._step.model.graph)}[self._step.loss]
         self._loss = LossBuffer(Tensor([1 for _ in shape or ()], dtype, self.device, "loss"))
