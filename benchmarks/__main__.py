@@ -2,7 +2,7 @@
 
 Every contender runs in a process of its own and takes its blocks in turn, with idle gaps, because onnxruntime's workers
 spin for about 50 ms after a run and would disturb a neighbour. All use the same number of threads, start from the same
-weights and take the same batches; the first three losses must agree to five digits before anything is timed. A block
+weights and take the same batches; the first losses must agree to five digits before anything is timed. A block
 during which other programs used more than an eighth of a core is taken again.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.floor import gemm_rate
-from benchmarks.process import THIS_PYTHON, Process, Times, interleave, python_of
+from benchmarks.process import THIS_PYTHON, ContenderError, Process, Times, interleave, python_of
 from benchmarks.workloads import WORKLOADS, Workload
 
 PEERS = (
@@ -36,6 +36,8 @@ WITHOUT_CUDA = {"bare", "jax", "ort-training", "infer-bare"}
 ORT_TRAINING = ".venv-ort-training"
 """Environment of onnxruntime-training-cpu, which needs another NumPy; ``make bench`` makes it."""
 TOLERANCE = 1e-5
+INFERENCE_STEPS = 3
+"""Inferences that take about as long as a training step."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,25 +53,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(f"{key}: {value}" for key, value in facts.items()))
     rate = gemm_rate(options.threads) if options.device == "cpu" else None
     if rate:
-        print(f"matrix product: {rate / 1e9:.0f} GFLOP/s")
+        facts["matrix product"] = f"{rate / 1e9:.0f} GFLOP/s"
+        print(f"matrix product: {facts['matrix product']}")
     print(f"\n{report.inference_header() if options.inference else report.training_header()}", flush=True)
     results: dict[str, dict[str, Times]] = {}
+    floors: dict[str, float | None] = {}
     notes: list[str] = []
     for name in options.workloads:
         workload = WORKLOADS[name]
         found, refused = measure(workload, options)
-        results[name] = found
+        results[name], floors[name] = found, None if options.inference else _floor_s(workload, rate)
         notes += [f"{name}: {peer} cannot take part: {why}" for peer, why in refused.items()]
         if options.inference:
             print(report.inference_row(name, found), flush=True)
         else:
-            print(report.training_row(name, found, _floor_s(workload, rate)), flush=True)
+            print(report.training_row(name, found, floors[name]), flush=True)
     print("\n" + "\n".join(notes))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         report.write_json(options.out / "benchmark.json", facts, results)
-        if not options.inference:
-            report.draw(options.out / "benchmark.png", str(facts["machine"]), results)
+        text = report.markdown(facts, results, notes, floors, is_inference=options.inference)
+        (options.out / "benchmark.md").write_text(text)
+        report.draw(options.out / "benchmark.png", facts, results, is_inference=options.inference)
         print(f"Wrote {options.out}.")
     return 0
 
@@ -92,8 +97,9 @@ def measure(workload: Workload, options: argparse.Namespace) -> tuple[dict[str, 
                         processes[peer] = process
                 if why is not None:
                     refused[peer] = why
-            _check({peer: p.ask("losses") for peer, p in processes.items() if peer != "executor"})
-            return interleave(processes, options.rounds, options.steps or workload.steps), refused
+            refused |= _leave_out(processes)
+            steps = options.steps or workload.steps * (INFERENCE_STEPS if options.inference else 1)
+            return interleave(processes, options.rounds, steps), refused
         finally:
             for process in processes.values():
                 process.close()
@@ -109,12 +115,30 @@ def _refusal(peer: str, workload: Workload, device: str) -> str | None:
     return workload.unsupported.get(peer)
 
 
-def _check(losses: dict[str, list[float]]) -> None:
-    first, *others = losses
-    for other in others:
-        for a, b in zip(losses[first], losses[other], strict=True):
-            if abs(a - b) > TOLERANCE * max(1.0, abs(a)):
-                raise SystemExit(f"benchmarks: {first} and {other} must train the same model, got losses {losses}")
+def _leave_out(processes: dict[str, Process]) -> dict[str, str]:
+    """Take those out who fail at their first steps or whose losses are not those of the first; return why."""
+    refused: dict[str, str] = {}
+    expected: list[float] | None = None
+    for peer, process in list(processes.items()):
+        try:
+            losses = process.ask("losses")
+        except ContenderError as error:
+            refused[peer] = str(error)
+        else:
+            expected = expected or losses
+            if not _agree(expected, losses):
+                refused[peer] = f"it does not train the same model, its losses are {losses}, not {expected}"
+        if peer in refused:
+            processes.pop(peer).close()
+    return refused
+
+
+def _agree(expected: list[float], losses: list[float]) -> bool:
+    """Whether losses are the same to five digits; the executor gives the mean of an epoch."""
+    if len(losses) == 1:
+        expected = [sum(expected) / len(expected)]
+    pairs = zip(expected, losses, strict=True)
+    return all(abs(a - b) <= TOLERANCE * max(1.0, abs(a)) for a, b in pairs)
 
 
 def _floor_s(workload: Workload, rate: float | None) -> float | None:
@@ -134,7 +158,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="steps of a block; default: about a second's")
     parser.add_argument("--threads", type=int, default=2, help="of every contender")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
-    parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.png")
+    parser.add_argument("--out", type=Path, help="folder for benchmark.md, benchmark.json and benchmark.png")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.workloads if name not in WORKLOADS]
     if unknown:

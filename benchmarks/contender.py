@@ -1,8 +1,8 @@
 """One contender in a process of its own.
 
 ``python -m benchmarks.contender NAME WORKLOAD FOLDER THREADS DEVICE`` answers commands on stdin, a line each, with a
-line of JSON: ``losses`` (of three steps), ``block N`` (seconds of N steps), ``memory`` (peak resident MB), ``quit``.
-The first line that it writes says that it is ready, or why it cannot take part.
+line of JSON: ``losses`` (of the first batches), ``block N`` (seconds of N steps), ``memory`` (peak resident MB) and
+``quit``. The first line that it writes says that it is ready, or why it cannot take part.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.memory import peak_mb
-from benchmarks.workloads import WORKLOADS, Step, Workload
+from benchmarks.workloads import N_LOSSES, WORKLOADS, Step, Workload
 
 Make = Callable[..., Step]
 
@@ -58,16 +60,24 @@ class Steps:
     def __init__(self, step: Step, workload: Workload) -> None:
         self._step, self._batches, self._count = step, workload.batches(), 0
 
-    def take(self, n_steps: int) -> tuple[list[float], list[float]]:
-        """Return losses and seconds."""
-        losses, seconds = [], []
+    def losses(self) -> list[float]:
+        """Return the losses of the first batches; of scores, which have none, the mean size."""
+        return [float(np.abs(result).mean(dtype=np.float64)) for result in self.take(N_LOSSES)[0]]
+
+    def take(self, n_steps: int) -> tuple[list[Any], list[float]]:
+        """Return results and seconds."""
+        results, seconds = [], []
         for _ in range(n_steps):
             x, y = self._batches[self._count % len(self._batches)]
             start = time.perf_counter()
-            losses.append(self._step(x, y))
+            results.append(self._step(x, y))
             seconds.append(time.perf_counter() - start)
             self._count += 1
-        return losses, seconds
+        return results, seconds
+
+    def seconds(self, n_steps: int) -> list[float]:
+        """Return the seconds of steps."""
+        return self.take(n_steps)[1]
 
 
 def main() -> None:
@@ -80,9 +90,9 @@ def main() -> None:
         if name == "executor":
             from benchmarks.contenders.ours import Executor
 
-            executor = Executor(workload, int(threads), device)
+            contender: Any = Executor(workload, int(threads), device)
         else:
-            steps = Steps(make(name, workload, Path(folder), int(threads), device), workload)
+            contender = Steps(make(name, workload, Path(folder), int(threads), device), workload)
     except Exception as error:
         traceback.print_exc()
         print(
@@ -96,11 +106,10 @@ def main() -> None:
             return
         if command == "memory":
             answer: Any = peak_mb()
-        elif name == "executor":
-            answer = executor.seconds(int(arguments[0])) if command == "block" else None
+        elif command == "losses":
+            answer = contender.losses()
         else:
-            losses, seconds = steps.take(3 if command == "losses" else int(arguments[0]))
-            answer = losses if command == "losses" else seconds
+            answer = contender.seconds(int(arguments[0]))
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -19,6 +19,10 @@ DISTURBED = 0.12
 MAX_RETRIES = 3
 
 
+class ContenderError(RuntimeError):
+    """A contender cannot go on."""
+
+
 class Process:
     """A contender's process; `refusal` says why it cannot take part, None where it can."""
 
@@ -41,13 +45,17 @@ class Process:
         )
 
     def ask(self, command: str) -> Any:
-        """Send a command and return the answer."""
+        """Send a command and return the answer.
+
+        Raises:
+            ContenderError: there is none; the text says why.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         answer = self._answer()
         if isinstance(answer, str):
-            raise SystemExit(f"benchmarks: a contender must answer {command!r}, got: {answer}")
+            raise ContenderError(answer)
         return answer
 
     def cpu_s(self) -> float:

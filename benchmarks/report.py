@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ COLUMNS = (
     ("ort-training / ours", "ort-training", "session"),
     ("ours / bare", "session", "bare"),
     ("executor / bare", "executor", "bare"),
+)
+TRAINING_PEERS = (*TORCH, "jax", "ort-training")
+INFERENCE_PEERS = ("infer-torch",)
+LONGEST = 6.0
+"""Where bars end; the number says how long a longer one would be."""
+WORDS = (
+    "Ratios of medians; above 1 the other is slower, or needs more memory. Every contender runs in a process of its",
+    "own and takes its blocks in turn. All have the same threads, weights and batches, and their first losses agree to",
+    "five digits. A block that other programs disturbed was taken again; `disturbed` counts those that stayed so.",
 )
 INFERENCE = (("torch / ours", "infer-torch", "infer-session"), ("ours / bare", "infer-session", "infer-bare"))
 
@@ -96,32 +105,83 @@ def write_json(path: Path, facts: Mapping[str, Any], results: Mapping[str, Found
     path.write_text(json.dumps({**facts, "results": tables}, indent=1) + "\n")
 
 
-def draw(path: Path, title: str, results: Mapping[str, Found]) -> None:
-    """Draw the time of every peer over ours; longer bars are slower peers."""
+def markdown(
+    facts: Mapping[str, Any],
+    results: Mapping[str, Found],
+    notes: Sequence[str],
+    floors: Mapping[str, float | None],
+    *,
+    is_inference: bool,
+) -> str:
+    """Return the page of a run: what it ran on, the ratios, then what they were made of."""
+    kind = "Inference" if is_inference else "Training steps"
+    lines = [f"# {kind}, {facts['date']}", "", f"Printed by `{facts['command']}`.", ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items() if key not in ("date", "command")]
+    lines += ["", *WORDS, "", "![Ratios](benchmark.png)", ""]
+    if is_inference:
+        lines += [inference_header(), *(inference_row(name, found) for name, found in results.items())]
+    else:
+        lines += [training_header(), *(training_row(name, found, floors[name]) for name, found in results.items())]
+    peers = list(dict.fromkeys(peer for found in results.values() for peer in found))
+    lines += ["", "Milliseconds, median [10th, 90th percentile]:", "", header(["workload", *peers])]
+    lines += [row([name, *(milliseconds(found.get(peer)) for peer in peers)]) for name, found in results.items()]
+    lines += ["", "Peak resident memory in MB:", "", header(["workload", *peers])]
+    for name, found in results.items():
+        lines.append(row([name, *(f"{found[peer].memory_mb:.0f}" if peer in found else "-" for peer in peers)]))
+    if notes:
+        lines += ["", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def draw(path: Path, facts: Mapping[str, Any], results: Mapping[str, Found], *, is_inference: bool) -> None:
+    """Draw time and memory of every peer over ours; longer bars are worse than this library.
+
+    The thin lines reach from the 10th to the 90th percentile of the peer's times.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    peers = ["torch", *(name for name in TORCH[1:]), "jax", "ort-training"]
-    shown = {name: found for name, found in results.items() if "session" in found}
-    peers = [peer for peer in peers if any(peer in found for found in shown.values())]
-    height = 0.8 / max(1, len(peers))
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.75 * len(shown)), layout="constrained")
-    for k, peer in enumerate(peers):
-        places, widths = [], []
+    ours, peers = ("infer-session", INFERENCE_PEERS) if is_inference else ("session", TRAINING_PEERS)
+    shown = {name: found for name, found in results.items() if ours in found}
+    peers = tuple(peer for peer in peers if any(peer in found for found in shown.values()))
+    size = (11, 1.4 + max(1, len(shown)) * (0.25 + 0.16 * len(peers)))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True, width_ratios=[3, 2])
+    height = 0.86 / max(1, len(peers))
+    for axes, quantity in ((left, "time"), (right, "memory")):
         for i, found in enumerate(shown.values()):
-            if peer in found:
-                places.append(i + (k - (len(peers) - 1) / 2) * height)
-                widths.append(found[peer].median / found["session"].median)
-        bars = axes.barh(places, widths, height, label=peer)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(shown)), list(shown))
-    axes.invert_yaxis()
-    axes.set_xlabel("time of a training step / ours (beyond the line: slower than this library)")
-    axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
+            present = [peer for peer in peers if peer in found]
+            for k, peer in enumerate(present):
+                place = i + (k - (len(present) - 1) / 2) * height
+                _bar(axes, place, height, ratios(found[peer], found[ours], quantity), f"C{peers.index(peer)}")
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_xlim(0, LONGEST * 1.12)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", linewidth=0.3)
+        axes.set_axisbelow(True)
+    left.set_xlabel(f"time of {'an inference' if is_inference else 'a training step'} / ours")
+    right.set_xlabel("peak memory / ours")
+    left.set_yticks(range(len(shown)), list(shown))
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=f"C{k}") for k in range(len(peers))]
+    figure.legend(handles, peers, loc="outside upper center", ncols=max(1, len(peers)), frameon=False, fontsize=9)
+    threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''}, {facts['device']}"
+    figure.supxlabel(f"{str(facts['machine']).split(', Python')[0]}, {threads}, {facts['date']}", fontsize=8)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def ratios(peer: Times, ours: Times, quantity: str) -> tuple[float, float, float]:
+    """Return the 10th percentile, median and 90th percentile of a peer's time over our median; its memory thrice."""
+    if quantity == "memory":
+        return (peer.memory_mb / ours.memory_mb,) * 3
+    return peer.p10 / ours.median, peer.median / ours.median, peer.p90 / ours.median
+
+
+def _bar(axes: Any, place: float, height: float, found: tuple[float, float, float], color: str) -> None:
+    low, middle, high = (min(ratio, LONGEST) for ratio in found)
+    axes.barh(place, middle, height, color=color)
+    axes.plot([low, high], [place, place], color="black", linewidth=0.8)
+    text = f"{found[1]:.1f}" if found[1] < LONGEST else f"{found[1]:.1f} →"
+    axes.text(max(middle, high) + 0.04, place, text, va="center", fontsize=6.5)

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import _leave_out, main
 from benchmarks.contenders import ours, torch_steps
 from benchmarks.contenders.weights import groups
+from benchmarks.process import ContenderError, Times
+from benchmarks.report import draw, ratios
 from benchmarks.workloads import WORKLOADS
 
 SMALL = ("mlp-small-adam", "lenet", "mobilenet", "lstm", "decoder")
@@ -41,3 +43,57 @@ def test_a_run_prints_and_writes_what_it_measured(tmp_path, capsys):
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mlp-small-sgd"))
     assert f"| {found['torch']['median_s'] / found['session']['median_s']:.2f} |" in row
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "benchmark.md").read_text()
+    assert row in page
+    assert all(f"{found[peer]['median_s'] * 1e3:.2f} [{found[peer]['p10_s'] * 1e3:.2f}" in page for peer in peers)
+
+
+@pytest.mark.slow  # three processes
+def test_inference_is_compared_and_measured(tmp_path, capsys):
+    assert main(["mlp-small-sgd", "--inference", "--rounds", "2", "--steps", "10", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "benchmark.json").read_text())["results"]["mlp-small-sgd"]
+    assert set(found) == {"infer-session", "infer-bare", "infer-torch"}
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert "# Inference" in (tmp_path / "benchmark.md").read_text()
+
+
+class Answers:
+    """A contender's process with losses, or without."""
+
+    def __init__(self, losses):
+        self.losses, self.is_closed = losses, False
+
+    def ask(self, command):
+        if self.losses is None:
+            raise ContenderError("it ended: no compiler")
+        return self.losses
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_who_trains_another_model_is_not_timed():
+    processes = {
+        "session": Answers([2.0, 1.0, 0.6]),
+        "executor": Answers([1.2]),  # the mean of an epoch
+        "torch": Answers([2.0, 1.000009, 0.6]),
+        "jax": Answers([2.0, 1.00002, 0.6]),
+        "torch-compile": Answers(None),
+    }
+    kept = dict(processes)
+    assert _leave_out(processes) == {
+        "jax": "it does not train the same model, its losses are [2.0, 1.00002, 0.6], not [2.0, 1.0, 0.6]",
+        "torch-compile": "it ended: no compiler",
+    }
+    assert list(processes) == ["session", "executor", "torch"]
+    assert [name for name, process in kept.items() if process.is_closed] == ["jax", "torch-compile"]
+
+
+def test_bars_reach_from_percentile_to_percentile_over_our_median(tmp_path):
+    ours = Times([1.0, 2.0, 3.0, 4.0, 5.0], memory_mb=100)
+    peer = Times([10.0, 20.0, 30.0, 40.0, 50.0], memory_mb=250)
+    assert ratios(peer, ours, "time") == (peer.p10 / 3, 10, peer.p90 / 3)
+    assert ratios(peer, ours, "memory") == (2.5, 2.5, 2.5)
+    facts = {"machine": "one", "threads": 1, "device": "cpu", "date": "today"}
+    draw(tmp_path / "bars.png", facts, {"lenet": {"session": ours, "torch": peer}}, is_inference=False)
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")

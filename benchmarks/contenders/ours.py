@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import RATES, Step, Workload
+from benchmarks.workloads import N_LOSSES, RATES, Step, Workload
 
 
 def options(workload: Workload, threads: int) -> Any:
@@ -79,7 +79,7 @@ def infer_bare(workload: Workload, folder: Path, threads: int) -> Step:
     session = onnxruntime.InferenceSession(
         folder / f"{workload.name}.onnx", options(workload, threads), providers=["CPUExecutionProvider"]
     )
-    return lambda x, y: float(session.run(["output"], {"x": x})[0].sum())
+    return lambda x, y: session.run(["output"], {"x": x})[0]
 
 
 def infer_session(workload: Workload, folder: Path, threads: int, device: str = "cpu") -> Step:
@@ -87,16 +87,25 @@ def infer_session(workload: Workload, folder: Path, threads: int, device: str = 
     import renom_onnx as rm
 
     session = rm.runtime.InferenceSession(folder / f"{workload.name}.onnx", device=device, threads=threads)
-    return lambda x, y: float(session.run({"x": x})["output"].sum())
+    return lambda x, y: session.run({"x": x})["output"]
 
 
 class Executor:
-    """The training executor, with a distributor that feeds it; asked for steps, it trains whole epochs."""
+    """The training executor, with a distributor that shuffles and feeds it; asked for steps, it trains whole epochs.
+
+    An epoch is as long as a block, about a second, because an epoch has a cost of its own.
+    """
 
     def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
-        _, loss, optimizer = workload.elements()
-        self._executor = loss.get_training_executor(optimizer, devices=[device], threads=threads)
-        self._n_batches = workload.n_batches
+        self._workload = workload
+        self._options: dict[str, Any] = {"devices": [device], "threads": threads}
+        _, loss, optimizer = workload.elements(workload.steps, shuffle=True)
+        self._executor = loss.get_training_executor(optimizer, **self._options)
+
+    def losses(self) -> list[float]:
+        """Return the mean loss of the first batches, in the order in which others take them."""
+        _, loss, optimizer = self._workload.elements(N_LOSSES)
+        return [float(loss.get_training_executor(optimizer, **self._options).execute(1, progress=False).losses[0])]
 
     def seconds(self, n_steps: int) -> list[float]:
         """Return the seconds of steps, an epoch's shared out evenly."""
@@ -105,7 +114,7 @@ class Executor:
         found: list[float] = []
         while len(found) < n_steps:
             start = time.perf_counter()
-            self._executor.execute(max(1, 64 // self._n_batches), progress=False)
-            steps = max(1, 64 // self._n_batches) * self._n_batches
+            self._executor.execute(1, progress=False)
+            steps = self._workload.steps
             found += itertools.repeat((time.perf_counter() - start) / steps, steps)
         return found

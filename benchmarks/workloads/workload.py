@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-Step = Callable[[Array, Array], float]
+Step = Callable[[Array, Array], Any]
+"""Takes a batch; returns the loss of a training step, or the scores of an inference."""
 Weights = dict[str, Array]
 
+N_LOSSES = 3
+"""First losses that are compared before anything is timed."""
 RATES = {"sgd": 0.01, "adam": 0.001}
 
 
@@ -52,13 +55,20 @@ class Workload:
         size = self.batch_size
         return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
 
-    def elements(self) -> tuple[Any, Any, Any]:
-        """Return model, loss element and optimizer of renom_onnx."""
+    def elements(self, n_batches: int | None = None, *, shuffle: bool = False) -> tuple[Any, Any, Any]:
+        """Return model, loss element and optimizer of renom_onnx, connected to a distributor of the data.
+
+        Args:
+            n_batches: of an epoch; default: those of `batches`, of which fewer are the first.
+            shuffle: whether the distributor deals the rows in another order in every epoch.
+        """
         import renom_onnx as rm
 
         rm.set_seed(0)
-        rows = self.data(np.random.default_rng(0), self.batch_size * self.n_batches)
-        x, y = rm.graph.DistributorElement(*rows, batch_size=self.batch_size, shuffle=False).get_output_graphs()
+        n_batches = n_batches or self.n_batches
+        data = self.data(np.random.default_rng(0), self.batch_size * max(n_batches, self.n_batches))
+        rows = [array[: self.batch_size * n_batches] for array in data]
+        x, y = rm.graph.DistributorElement(*rows, batch_size=self.batch_size, shuffle=shuffle).get_output_graphs()
         model = self.model()
         scores = model(x)
         if len(scores.shape) == 3:  # a token is a row
