@@ -62,6 +62,8 @@ def open_session(
     module = onnxruntime()
     options = module.SessionOptions()
     options.log_severity_level = 4
+    # A pattern is one buffer for all values, made from the second run on beside those of the first, which stay.
+    options.enable_mem_pattern = device.kind != "cpu"
     for name, size in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, size)
     if threads is not None:

@@ -270,6 +270,7 @@ def test_options_of_cuda_are_strings(
     runtime(n_gpus=2)
     session = open_session(b"", Device("cuda", 1), cuda=options, capture=capture)
     assert session.providers == [(CUDA, expected)]
+    assert session.options.enable_mem_pattern
 
 
 @pytest.mark.parametrize(
@@ -399,6 +400,7 @@ def test_the_options_of_a_session_are_given_to_onnxruntime(runtime: Callable[...
     assert session.options.intra_op_num_threads == 3
     assert not session.options.use_per_session_threads
     assert session.options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert not session.options.enable_mem_pattern  # which on CPU holds the values of a step a second time
 
 
 # onnxruntime itself
