@@ -6,6 +6,7 @@ belongs to NumPy. This one owns its memory through onnxruntime and checks every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,15 @@ class Tensor:
         tensor = cls(array.shape, array.dtype, device, name)
         tensor.write(array)
         return tensor
+
+    def part(self, start: int, shape: Sequence[int], name: str) -> Tensor:
+        """Return a tensor of some elements of this one, a vector on the CPU: it has no memory of its own."""
+        assert self._memory is not None
+        part = Tensor.__new__(Tensor)
+        part.shape, part.dtype, part.device, part.name = tuple(shape), self.dtype, self.device, name
+        part._memory = self._memory[start : start + math.prod(shape)].reshape(part.shape)
+        part.value = onnxruntime().OrtValue.ortvalue_from_numpy(part._memory)
+        return part
 
     def write(self, array: np.ndarray[Any, Any]) -> None:
         """Copy an array in.

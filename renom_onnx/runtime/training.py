@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.importer import default_opset
+from renom_onnx.converters.joined_update import join_updates
 from renom_onnx.converters.signature import input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
@@ -83,21 +84,38 @@ class TrainingSession(Trainable):
         self._cuda = cuda or CudaOptions()
         if self._cuda.cuda_graph:
             check_capturable(self._step.model, str(self.device))
-        self._step_bytes = as_bytes(for_device(self._step.model, self.device.kind))
+        run, self._joined = join_updates(self._step) if self.device.kind == "cpu" else (self._step, {})
+        self._step_bytes = as_bytes(for_device(run.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        first = self._on_device(self._step.state)
-        self._state = [first, {name: Tensor(t.shape, t.dtype, self.device, name) for name, t in first.items()}]
+        self._state = [self._state_memory() for _ in range(2)]
+        for name, array in self._step.state.items():
+            self._state[0][name].write(array)
         self._optional = self._on_device(self._step.optional)
         dtype, shape = {name: (t, s) for name, t, s in output_types(self._step.model.graph)}[self._step.loss]
         self._loss = LossBuffer(Tensor([1 for _ in shape or ()], dtype, self.device, "loss"))
         fixed = {**self._optional, **self._on_device(self._resident)}
-        step = self._step
-        self._memory = StepMemory(self.device, self._state, fixed, step.bindings, step.loss, self._loss.tensor)
+        self._memory = StepMemory(self.device, self._state, fixed, run.bindings, run.loss, self._loss.tensor)
         self._step.state.clear()
         self._current = 0
         self._runs: BySize[StepRun] = BySize()
         self._known: dict[Signature, StepRun] = {}
         self._evaluations: dict[bool, Any] = {}
+
+    def _state_memory(self) -> dict[str, Tensor]:
+        """Return memory for weights and state by name, and for those that are updated together."""
+        arrays = self._step.state
+        memory: dict[str, Tensor] = {}
+        for joined, members in self._joined.items():
+            size = sum(arrays[name].size for name in members)
+            whole = memory[joined] = Tensor([size], arrays[members[0]].dtype, self.device, joined)
+            start = 0
+            for name in members:
+                memory[name] = whole.part(start, arrays[name].shape, name)
+                start += arrays[name].size
+        for name, array in arrays.items():
+            if name not in memory:
+                memory[name] = Tensor(array.shape, array.dtype, self.device, name)
+        return memory
 
     def _on_device(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         return {name: Tensor.from_array(array, self.device, name) for name, array in arrays.items()}
@@ -236,4 +254,5 @@ class TrainingSession(Trainable):
         return dict(zip((loss.get(name, name) for name in names), results, strict=True))
 
     def _held(self) -> dict[str, Sequence[Tensor]]:
-        return {name: [tensor] for name, tensor in {**self._state[self._current], **self._optional}.items()}
+        state = {name: self._state[self._current][name] for name in self._step.bindings}
+        return {name: [tensor] for name, tensor in {**state, **self._optional}.items()}
