@@ -16,6 +16,7 @@ is as large as the kernel.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,9 @@ from renom_onnx.converters.blocked_layout import BlockedWriter, Convolution
 FEW_CHANNELS = 4
 """Up to here the portable form is faster."""
 MOST_FILLED = 1.25
-"""Samples are filled up to whole blocks if that makes no more than this many of one."""
+"""Samples and channels are filled up to whole blocks if that makes no more than this many of one."""
+MOST_BYTES = 16 << 20
+"""The most that is gathered at once, about; more is gathered and multiplied in steps, which takes no longer."""
 
 
 def gains_blocked_kernel(found: Convolution, block: int) -> bool:
@@ -32,53 +35,82 @@ def gains_blocked_kernel(found: Convolution, block: int) -> bool:
     if found.is_depthwise:
         return found.fits(block)
     m, c, _, width = found.w
-    n = found.x[0]
-    is_filled = math.ceil(n / block) * block <= MOST_FILLED * n
-    return found.group == 1 and c > FEW_CHANNELS and width > 1 and m % block == 0 and m > block and is_filled
+    is_filled = all(_filled(size, block) <= MOST_FILLED * size for size in (m, found.x[0]))
+    return found.group == 1 and c > FEW_CHANNELS and width > 1 and m > block and is_filled
+
+
+def _filled(size: int, block: int) -> int:
+    """Return the size of whole blocks that hold so many."""
+    return math.ceil(size / block) * block
 
 
 def dense_kernel(op: BlockedWriter, dy: str, x: str, found: Convolution, output: str) -> None:
     """Write the gradient of a dense kernel."""
     b = op.block
-    n, c, *image = found.x
-    m, _, height, width = found.w
+    m, c, height, width = found.w
+    lanes, n = (_filled(size, b) for size in (m, found.x[0]))
     rows, row = found.y[2:]
-    blocks = math.ceil(n / b)
-    extents = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(
-        found.y[2:], found.strides, found.w[2:], found.dilations, strict=True
-    )]  # fmt: skip
+    parts = n // b * rows
+    by_row = op.reshape(_response(op, dy, found, n, lanes), [lanes // b, parts, row * b * b])
+    lines, met = _lines(op, x, found, n)
+    n_steps = min(math.ceil(4 * met.size * b * (found.x[3] + width) / MOST_BYTES), parts)
+    blocked = ""
+    for numbers in np.array_split(np.arange(parts), n_steps):
+        wide = Convolution(
+            (1, len(numbers) * b, height * c, (row - 1) * found.strides[1] + (width - 1) * found.dilations[1] + 1),
+            (lanes, len(numbers) * b, 1, row),
+            (1, lanes, height * c, width),
+            (1, found.dilations[1]),
+            (1, found.strides[1]),
+            (0, 0, 0, 0),
+            1,
+        )
+        kernel = by_row
+        if n_steps > 1:
+            first, last = op.integers([numbers[0]]), op.integers([numbers[-1] + 1])
+            kernel = op.standard("Slice", by_row, first, last, op.integers([1]))
+        image = op.standard("Gather", lines, op.integers(met[numbers].ravel()))
+        step = op.op("Conv", op.reshape(image, wide.x), op.reshape(kernel, wide.w), **wide.attributes())
+        blocked = op.standard("Add", blocked, step) if blocked else step  # as Sum of Conv, all would be gathered first
+    each = op.standard("Transpose", op.reshape(blocked, [lanes // b, height, c, width * b]), perm=[0, 2, 1, 3])
+    taps = op.reshape(each, [lanes // b, c * height * width, b])
+    kernels = op.reshape(op.standard("Transpose", taps, perm=[0, 2, 1]), [lanes, *found.w[1:]])
+    ends = (op.integers([0]), op.integers([m]), op.integers([0]))
+    op.standard(*(("Identity", kernels) if lanes == m else ("Slice", kernels, *ends)), output=output)
+
+
+def _response(op: BlockedWriter, dy: str, found: Convolution, n: int, lanes: int) -> str:
+    """Return dy with samples and channels of zeros behind it, as (lanes / b, n / b, rows, row, b of n, b of lanes)."""
+    b = op.block
+    more = lanes - found.w[0]
+    blocked = op.op("ReorderInput", _with_zeros(op, dy, 1, more)) if more else op.image(dy)
+    by_sample = op.reshape(_with_zeros(op, blocked, 0, n - found.x[0]), [n // b, b, lanes // b, *found.y[2:], b])
+    return op.standard("Transpose", by_sample, perm=[2, 0, 3, 4, 1, 5])
+
+
+def _lines(op: BlockedWriter, x: str, found: Convolution, n: int) -> tuple[str, np.ndarray[Any, Any]]:
+    """Return the padded rows of blocks of samples, and those that a row of the response meets, by tap and c."""
+    b = op.block
+    _, c, *image = found.x
+    extents = [
+        (o - 1) * s + (k - 1) * d + 1
+        for o, s, k, d in zip(found.y[2:], found.strides, found.w[2:], found.dilations, strict=True)
+    ]
     begins = found.pads[:2]
     ends = [extent - size - begin for extent, size, begin in zip(extents, image, begins, strict=True)]
-
-    def filled(value: str) -> str:
-        """Return a batch with samples of zeros behind it, for whole blocks."""
-        pads = op.integers([0, blocks * b - n])
-        return value if n % b == 0 else op.standard("Pad", value, pads, "", op.integers([0]))
-
-    batch = op.op("ReorderInput", op.reshape(filled(x), [1, blocks * b, c * image[0], image[1]]))
-    lines = op.reshape(batch, [blocks * c, image[0], image[1] * b])
+    batch = op.reshape(_with_zeros(op, x, 0, n - found.x[0]), [1, n, c * image[0], image[1]])
+    lines = op.reshape(op.op("ReorderInput", batch), [n // b * c, image[0], image[1] * b])
     if any((*begins, *ends)):
         pads = op.integers([begins[0], begins[1] * b, ends[0], ends[1] * b])
         lines = op.standard("Pad", lines, pads, "", op.integers([1, 2]))
-    block, start, tap, channel = np.ogrid[:blocks, :rows, :height, :c]
+    block, start, tap, channel = np.ogrid[: n // b, : found.y[2], : found.w[2], :c]
     met = (block * c + channel) * extents[0] + start * found.strides[0] + tap * found.dilations[0]
-    lines = op.reshape(lines, [blocks * c * extents[0], extents[1] * b])
-    lines = op.standard("Gather", lines, op.integers(met.ravel()))
-    wide = Convolution(
-        (1, blocks * b * rows, height * c, extents[1]),
-        (m, blocks * b * rows, 1, row),
-        (1, m, height * c, width),
-        (1, found.dilations[1]),
-        (1, found.strides[1]),
-        (0, 0, 0, 0),
-        1,
-    )
-    by_sample = op.reshape(filled(op.image(dy)), [blocks, b, m // b, rows, row, b])
-    kernel = op.reshape(op.standard("Transpose", by_sample, perm=[2, 0, 3, 4, 1, 5]), wide.w)
-    blocked = op.op("Conv", op.reshape(lines, wide.x), kernel, **wide.attributes())
-    each = op.standard("Transpose", op.reshape(blocked, [m // b, height, c, width * b]), perm=[0, 2, 1, 3])
-    taps = op.reshape(each, [m // b, c * height * width, b])
-    op.reshape(op.standard("Transpose", taps, perm=[0, 2, 1]), found.w, output)
+    return op.reshape(lines, [n // b * c * extents[0], extents[1] * b]), met.reshape(-1, found.w[2] * c)
+
+
+def _with_zeros(op: BlockedWriter, value: str, axis: int, count: int) -> str:
+    """Return a value with zeros behind it along an axis."""
+    return op.standard("Pad", value, op.integers([0, count]), "", op.integers([axis])) if count else value
 
 
 def depthwise_kernel(op: BlockedWriter, dy: str, x: str, found: Convolution, output: str) -> None:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 import renom_onnx as rm
+from renom_onnx.converters import blocked_kernel
 from renom_onnx.converters.blocked import BLOCKED, block_of, with_blocked_convolutions
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime.blocking import block_size, for_sizes
@@ -70,6 +71,26 @@ def test_a_step_has_the_numbers_of_the_portable_one(case: str):
     step, given = step_of(size, arguments)
     changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
     assert blocked_convolutions(changed) == count
+    for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):
+        np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5)
+
+
+@needs_blocks
+def test_the_gradient_of_a_kernel_fills_channels_up_to_whole_blocks():
+    step, given = step_of((9, 7), dict(kernel=3, padding=1), channels=C - 1)
+    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    assert blocked_convolutions(changed) == 1
+    for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):
+        np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5)
+
+
+@needs_blocks
+@pytest.mark.parametrize("most_bytes", [1, 4 * C * 9 * 9 * (C // 2)])
+def test_what_is_more_than_a_limit_is_gathered_in_steps(monkeypatch: pytest.MonkeyPatch, most_bytes: int):
+    monkeypatch.setattr(blocked_kernel, "MOST_BYTES", most_bytes)
+    step, given = step_of((9, 7), dict(kernel=3, padding=1))
+    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    assert blocked_convolutions(changed) == 2 + {1: 9}.get(most_bytes, 4)  # rows of the response, some to a step
     for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5)
 
