@@ -139,6 +139,7 @@ class _Conversion:
         self._names = names
         self.types: Mapping[str, onnx.TypeProto] = {}
         self.constants: Mapping[str, onnx.TensorProto] = {}
+        self._done: dict[bytes, onnx.GraphProto] = {}  # by the model of the node: a call takes milliseconds
 
     def nodes(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """Return what becomes of the nodes, in order."""
@@ -191,15 +192,21 @@ class _Conversion:
         plain.CopyFrom(node)
         references = [a for a in node.attribute if a.ref_attr_name]
         replace_all(plain.attribute, [a for a in node.attribute if not a.ref_attr_name])  # lost in the conversion
-        inputs = [
-            onnx.ValueInfoProto(name=name, type=self.types.get(name)) for name in dict.fromkeys(node.input) if name
-        ]
-        outputs = [onnx.ValueInfoProto(name=name, type=self.types.get(name)) for name in node.output if name]
-        tensors = [known[value.name] for value in inputs if value.name in known]
+        read, written = ([name for name in dict.fromkeys(names) if name] for names in (node.input, node.output))
+        own = {name: name for name in [*read, *written]}
+        if not subgraphs(node):  # which read by name
+            own = {name: f"in.{i}" for i, name in enumerate(read)} | {n: f"out.{i}" for i, n in enumerate(written)}
+            rename_in_node(plain, lambda name: own.get(name, name))
+            for field in ("name", "doc_string", "metadata_props"):
+                plain.ClearField(field)
+        inputs, outputs = (
+            [onnx.ValueInfoProto(name=own[name], type=self.types.get(name)) for name in names]
+            for names in (read, written)
+        )
+        tensors = [_named(known[name], own[name]) for name in read if name in known]
         graph = helper.make_graph([plain], "node", inputs, outputs, tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._source)], ir_version=10)
         try:
-            made = version_converter.convert_version(model, self._target).graph
+            made = self._convert(graph)
         except Exception as e:
             raise ConversionError(
                 f"convert_opset: every operator must have a form at opset {self._target}, got {node.op_type} in node "
@@ -208,19 +215,33 @@ class _Conversion:
         given = {tensor.name for tensor in tensors}
         added = [t for t in made.initializer if t.name not in given]
         constants = [helper.make_node("Constant", [], [t.name], value=_unnamed(t)) for t in added]
-        return self._renamed(node, [*constants, *made.node], references)
+        given_names = {"": "", **{canonical: name for name, canonical in own.items()}}
+        return self._renamed(node, [*constants, *made.node], references, given_names)
+
+    def _convert(self, graph: onnx.GraphProto) -> onnx.GraphProto:
+        """Return what onnx's converter makes of a graph, which may be changed."""
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._source)], ir_version=10)
+        key = model.SerializeToString(deterministic=True)
+        if key not in self._done:
+            self._done[key] = version_converter.convert_version(model, self._target).graph
+        made = onnx.GraphProto()
+        made.CopyFrom(self._done[key])
+        return made
 
     def _renamed(
-        self, node: onnx.NodeProto, made: Sequence[onnx.NodeProto], references: Sequence[onnx.AttributeProto]
+        self,
+        node: onnx.NodeProto,
+        made: Sequence[onnx.NodeProto],
+        references: Sequence[onnx.AttributeProto],
+        given_names: Mapping[str, str],
     ) -> list[onnx.NodeProto]:
         """Return the nodes with names that are new in the file, and what the conversion forgets put back."""
-        own = {*node.input, *node.output, ""}
         fresh: dict[str, str] = {}
         prefix = label_of(node)
 
         def new(name: str) -> str:
-            if name in own:
-                return name
+            if name in given_names:
+                return given_names[name]
             if name not in fresh:
                 fresh[name] = self._names.fresh(f"{prefix}/{node.op_type}")
             return fresh[name]
@@ -291,8 +312,14 @@ def _reason(error: Exception) -> str:
     return re.sub(r"^.*Assertion `.*` failed: ?", "", first_line(error)) or "no way is known"
 
 
-def _unnamed(tensor: onnx.TensorProto) -> onnx.TensorProto:
+def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     copy = onnx.TensorProto()
     copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
+
+
+def _unnamed(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    copy = _named(tensor, "")
     copy.ClearField("name")
     return copy

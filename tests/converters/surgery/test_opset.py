@@ -17,6 +17,7 @@ from onnx.backend.test.loader import load_model_tests
 
 import renom_onnx as rm
 from renom_onnx.converters import convert_opset, lint
+from renom_onnx.converters.surgery import opset as conversion
 from tests.converters.programs import LOSSES, Program
 from tests.converters.surgery.alike import adam, assert_infers_alike, assert_trains_alike, parsed
 from tests.converters.test_training_file import stock_session
@@ -221,3 +222,21 @@ def test_attributes_from_a_call_for_an_operator_that_becomes_another_are_an_erro
         "convert_opset: an operator that becomes another one must have its attributes in the file, got Upsample in "
         "node 'Y', which takes them from a function's call. Inline it first."
     )
+
+
+def test_equal_nodes_are_converted_once(monkeypatch):
+    """A call of onnx's converter takes milliseconds, and a deep network has hundreds of nodes of a few kinds."""
+    calls = []
+    convert = conversion.version_converter.convert_version
+    monkeypatch.setattr(conversion.version_converter, "convert_version", lambda *a: calls.append(a) or convert(*a))
+    nodes = [
+        f"h{i + 1} = Squeeze <axes=[1]> (u{i})  u{i + 1} = Unsqueeze <axes=[1]> (h{i + 1})  "
+        f"a{i} = ReduceSum <axes=[0], keepdims=1> (h{i + 1})"
+        for i in range(20)
+    ]
+    text = '<ir_version: 6, opset_import: ["": 11]> f (float[2, 1] u0) => (float[2, 1] u20) {' + "".join(nodes) + "}"
+    newer = convert_opset(onnx.parser.parse_model(text), 18)
+    assert len(calls) == 3
+    onnx.checker.check_model(newer, full_check=True)
+    assert [list(n.output) for n in newer.graph.node if n.op_type == "Unsqueeze"] == [[f"u{i + 1}"] for i in range(20)]
+    assert len({name for n in newer.graph.node for name in n.output}) == len(newer.graph.node)
