@@ -46,6 +46,14 @@ def as_rows(source: Any, what: str) -> Array | Rows:
     return Rows(source, what) if len(source) else as_numbers(list(source), what)
 
 
+def _taken(array: Array | Rows, rows: slice | Array) -> Array:
+    """Return rows of an array; `take` is faster than an index where they are numbers."""
+    if type(array) is np.ndarray and not isinstance(rows, slice):
+        taken: Array = array.take(rows, axis=0)
+        return taken
+    return array[rows]
+
+
 class Stream(Leaf):
     """One output of a distributor: the leaf whose value is the batch at its position."""
 
@@ -153,7 +161,7 @@ class Distributor:
             StopIteration: the data are at their end.
         """
         rows = self.next_rows(indices, part)
-        return {i: self.arrays[i][rows] for i in indices}
+        return {i: _taken(self.arrays[i], rows) for i in indices}
 
     def next_rows(self, indices: Sequence[int], part: slice | None = None) -> slice | Array:
         """Return what selects the rows of the next batch of some outputs, or a part of them.

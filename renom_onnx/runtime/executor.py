@@ -13,7 +13,7 @@ import numpy as np
 
 from renom_onnx.converters.export import training_model
 from renom_onnx.converters.tree import as_bytes
-from renom_onnx.errors import ConversionError
+from renom_onnx.errors import ConversionError, RunError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
 from renom_onnx.graph.node import Mutable, Node, ancestors
 from renom_onnx.graph.optimizer import Optimizer
@@ -321,8 +321,11 @@ class TrainingExecutor:
         """Train on a batch and return its loss."""
         self._emit("Step-Start")
         self._push_rates()
-        with self._user_lines(feeds):
+        try:
             loss = float(self.session.step(prepared))
+        except RunError:
+            with self._user_lines(feeds):
+                raise
         self._n_steps += 1
         self._batch += 1
         self._total.add(loss, self.session.loss_rows(feeds))
