@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.converters.importer import default_opset
+from renom_onnx.converters.importer import default_opset, read_model
+from renom_onnx.converters.in_place import in_place
 from renom_onnx.converters.joined_update import join_updates
-from renom_onnx.converters.signature import input_types, output_types
+from renom_onnx.converters.signature import ModelProto, input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
@@ -35,8 +36,9 @@ Array = np.ndarray[Any, Any]
 class TrainingSession(Trainable):
     """Trains a file that `export_training` wrote, without the program that made it.
 
-    Parameters and optimizer state live on the device, twice: a step reads one set and writes the other. A step copies
-    nothing but the batch. A batch size gets a session with all shapes known; the short last batch has one of its own.
+    Parameters and optimizer state live on the device. A step reads one set of them and writes another; on the CPU the
+    two share what a step may safely write over. A step copies nothing but the batch. A batch size gets a session with
+    all shapes known; the short last batch has one of its own.
 
     Args:
         model: a path, bytes or ModelProto with ``training_info``.
@@ -85,29 +87,40 @@ class TrainingSession(Trainable):
         if self._cuda.cuda_graph:
             check_capturable(self._step.model, str(self.device))
         run, self._joined = join_updates(self._step) if self.device.kind == "cpu" else (self._step, {})
+        self._bindings = run.bindings
         self._step_bytes = as_bytes(for_device(run.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        self._state = [self._state_memory() for _ in range(2)]
+        self._in_place = self._safe_in_place(run.model) if self.device.kind == "cpu" else set()
+        first = self._state_memory({})
+        self._state = [first, self._state_memory({name: first[name] for name in self._in_place})]
         for name, array in self._step.state.items():
             self._state[0][name].write(array)
         self._optional = self._on_device(self._step.optional)
         dtype, shape = {name: (t, s) for name, t, s in output_types(self._step.model.graph)}[self._step.loss]
         self._loss = LossBuffer(Tensor([1 for _ in shape or ()], dtype, self.device, "loss"))
         fixed = {**self._optional, **self._on_device(self._resident)}
-        self._memory = StepMemory(self.device, self._state, fixed, run.bindings, run.loss, self._loss.tensor)
+        self._memory = StepMemory(self.device, self._state, fixed, self._bindings, run.loss, self._loss.tensor)
         self._step.state.clear()
         self._current = 0
         self._runs: BySize[StepRun] = BySize()
         self._known: dict[Signature, StepRun] = {}
         self._evaluations: dict[bool, Any] = {}
 
-    def _state_memory(self) -> dict[str, Tensor]:
-        """Return memory for weights and state by name, and for those that are updated together."""
+    def _safe_in_place(self, model: ModelProto) -> set[str]:
+        """Return the states that a step may write over while it runs, also if it ends with an error."""
+        return in_place(model, self._bindings, self._joined, survives_errors=True)
+
+    def _state_memory(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return memory for weights and state by name, and for those that are updated together.
+
+        Args:
+            shared: what the other set of state has, in whose place nothing is made.
+        """
         arrays = self._step.state
-        memory: dict[str, Tensor] = {}
+        memory = dict(shared)
         for joined, members in self._joined.items():
             size = sum(arrays[name].size for name in members)
-            whole = memory[joined] = Tensor([size], arrays[members[0]].dtype, self.device, joined)
+            whole = memory.setdefault(joined, Tensor([size], arrays[members[0]].dtype, self.device, joined))
             start = 0
             for name in members:
                 memory[name] = whole.part(start, arrays[name].shape, name)
@@ -167,7 +180,7 @@ class TrainingSession(Trainable):
 
         Raises:
             ShapeError, DTypeError: a feed does not fit; then nothing was changed.
-            RunError: onnxruntime stopped; then nothing was changed.
+            RunError: onnxruntime stopped; then nothing was changed, unless a CPU's memory was at its end.
         """
         if isinstance(feeds, Prepared):
             prepared = self._prepared(feeds)
@@ -202,8 +215,11 @@ class TrainingSession(Trainable):
         """Return a run; that of the first size is captured, if that is asked for."""
         captures = self._cuda.cuda_graph and dims is not None and not len(self._runs)
         checks = self.device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
+        model = for_sizes(self._step_bytes, self.device, dims)
+        if model is not self._step_bytes and not self._in_place <= self._safe_in_place(read_model(model)):
+            model = self._step_bytes
         session = open_session(
-            for_sizes(self._step_bytes, self.device, dims),
+            model,
             self.device,
             dims=dims,
             capture=captures,

@@ -1,0 +1,170 @@
+"""Weights and state that a step writes over: the same bits, half of the memory, and nothing lost by an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import renom_onnx as rm
+from renom_onnx.converters import to_training_onnx
+from renom_onnx.converters.in_place import in_place
+from renom_onnx.runtime import TrainingSession, training
+from tests.converters.programs import LOSSES, classes, features, feeds, graph, perceptron
+from tests.converters.test_data_parallel import model_of, node
+
+OPTIMIZERS: dict[str, Callable[[], graph.Optimizer]] = {
+    "Sgd": lambda: graph.Sgd(0.05),
+    "momentum": lambda: graph.Sgd(0.05, momentum=0.9),
+    "Adam": lambda: graph.Adam(0.01),
+}
+
+
+def attention() -> graph.GraphElement:
+    x = np.random.default_rng(0).standard_normal((8, 5, 4)).astype(np.float32)
+    block = graph.Sequential([graph.LayerNormalize(), graph.MultiHeadAttention(2), graph.Flatten(), graph.Dense(3)])
+    return graph.SoftmaxCrossEntropy()(block(x), classes(8))
+
+
+NETWORKS = {"mlp": LOSSES["mlp"], "cnn": LOSSES["cnn"], "normalized": LOSSES["normalized"], "attention": attention}
+
+
+def model_with(optimizer: str, loss: Callable[[], graph.GraphElement]) -> onnx.ModelProto:
+    rm.set_seed(0)
+    return to_training_onnx(loss(), OPTIMIZERS[optimizer]())
+
+
+def session_of(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, *, ping_pong: bool = False) -> TrainingSession:
+    with monkeypatch.context() as patch:
+        if ping_pong:
+            patch.setattr(training, "in_place", lambda *arguments, **options: set())
+        return TrainingSession(model, "cpu", threads=1)
+
+
+def n_bytes(session: TrainingSession) -> int:
+    """Of all memory for weights and state; parts of another's memory are left out."""
+    joined = {name for names in session._joined.values() for name in names}
+    tensors = {id(t): t for state in session._state for name, t in state.items() if name not in joined}
+    return sum(t.view().nbytes for t in tensors.values())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_is_the_same_to_the_last_bit(network: str, optimizer: str, monkeypatch: pytest.MonkeyPatch):
+    model = model_with(optimizer, NETWORKS[network])
+    over, apart = (session_of(model, monkeypatch, ping_pong=p) for p in (False, True))
+    assert over._in_place and not apart._in_place
+    for i in range(20):
+        batch = feeds(model, 8 if i % 5 else 3, i)
+        assert float(over.step(batch)) == float(apart.step(batch))
+    for name in over._held():
+        np.testing.assert_array_equal(over.read(name), apart.read(name), err_msg=name)
+
+
+def test_the_state_of_adam_is_held_once(monkeypatch: pytest.MonkeyPatch):
+    model = model_with("Adam", LOSSES["mlp"])
+    over, apart = (session_of(model, monkeypatch, ping_pong=p) for p in (False, True))
+    sizes = {name: over.read(name).nbytes for name in over._step.bindings}
+    assert n_bytes(apart) == 2 * sum(sizes.values())
+    # Also the weights: where they are updated together, all gradients are there first. The count of steps is not, which
+    # goes on before any label was looked at.
+    assert n_bytes(over) == sum(sizes.values()) + sizes["step"]
+
+
+def test_weights_that_the_gradient_below_reads_are_held_twice(monkeypatch: pytest.MonkeyPatch):
+    session = session_of(model_with("Sgd", LOSSES["mlp"]), monkeypatch)
+    assert session._in_place == {"dense1.w", "dense1.b", "dense2.b"}
+
+
+def test_a_body_that_reads_a_weight_later_than_the_filed_one_is_not_run(monkeypatch: pytest.MonkeyPatch):
+    model = model_with("Sgd", LOSSES["mlp"])
+    safe, opened = training.in_place, []
+
+    def less_for_changed(proto: Any, *arguments: Any, **options: Any) -> set[str]:
+        found = safe(proto, *arguments, **options)
+        return found if proto.functions else found - {"dense1.w"}
+
+    monkeypatch.setattr(training, "in_place", less_for_changed)
+    monkeypatch.setattr(training, "open_session", lambda data, *a, **k: opened.append(data))
+    session = TrainingSession(model, "cpu")
+    with pytest.raises(AttributeError):
+        session.step(feeds(model, 8))
+    assert opened == [session._step_bytes]
+
+
+WRONG = {"too large": 3, "too small": -4}
+
+
+@pytest.mark.parametrize("label", WRONG)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_label_out_of_range_changes_nothing(optimizer: str, label: str):
+    model = model_with(optimizer, LOSSES["mlp"])
+    session = TrainingSession(model, "cpu", threads=1)
+    session.step(feeds(model, 8))
+    before = {name: session.read(name) for name in session._held()}
+    batch = feeds(model, 8, 1)
+    batch["y"][5] = WRONG[label]
+    with pytest.raises(rm.RunError):
+        session.step(batch)
+    for name, value in before.items():
+        np.testing.assert_array_equal(session.read(name), value, err_msg=name)
+
+
+def test_a_model_whose_labels_are_looked_at_beside_its_updates_keeps_two_sets(monkeypatch: pytest.MonkeyPatch):
+    rm.set_seed(0)
+    loss = graph.SoftmaxCrossEntropy(ignore_index=-1)(perceptron()(features(8)), classes(8))
+    assert not session_of(to_training_onnx(loss, graph.Adam(0.01)), monkeypatch)._in_place
+
+
+SGD = [node("Mul", "g rate", "step"), node("Sub", "p step", "p_next")]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_safe"),
+    [
+        ([node("Gemm", "g rate p", "p_next")], True),
+        ([node("Gemm", "p rate g", "p_next")], False),
+        ([node("Gemm", "g p p", "p_next")], False),
+        ([node("MatMul", "part g", "q"), node("Mul", "q rate", "step"), node("Sub", "p step", "p_next")], True),
+        ([*SGD, node("MatMul", "part g", "other")], False),
+        ([node("Sub", "p part", "p_next")], False),
+        ([node("MatMul", "p g", "other"), node("Shape", "other", "s"), node("Expand", "rate s", "g2"),
+          node("Sub", "p g2", "p_next")], False),
+    ],
+    ids=["summand", "factor", "summand and factor", "part read before", "part read beside", "part read by the writer",
+         "sizes of what reads it"],
+)  # fmt: skip
+def test_products_and_parts(nodes: list[onnx.NodeProto], is_safe: bool):
+    outputs = ["p_next"] + ["other"] * any("other" in n.output for n in nodes)
+    model = model_of(nodes, ["p", "g", "rate", "part"], outputs)
+    assert in_place(model, {"p": "p_next"}, {"p": ["part"]}) == ({"p"} if is_safe else set())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_safe"),
+    [
+        ([node("Gather", "g i", "row"), node("Sub", "p row", "p_next")], True),
+        ([node("Gather", "g i", "other"), *SGD], False),
+        ([node("Gather", "g i", "other"), node("Reshape", "i s", "j"), node("Gather", "g j", "row"),
+          node("Sub", "p row", "p_next")], True),
+        ([node("Gather", "g k", "other"), node("Gather", "g i", "row"), node("Sub", "p row", "p_next")], False),
+    ],
+    ids=["before", "beside", "the same before and beside", "another beside"],
+)  # fmt: skip
+def test_indices_that_may_end_a_step(nodes: list[onnx.NodeProto], is_safe: bool):
+    outputs = ["p_next"] + ["other"] * any("other" in n.output for n in nodes)
+    model = model_of(nodes, ["p", "g", "rate", "i", "k", "s"], outputs)
+    assert in_place(model, {"p": "p_next"}) == {"p"}
+    assert in_place(model, {"p": "p_next"}, survives_errors=True) == ({"p"} if is_safe else set())
+
+
+def test_control_flow_beside_an_update_may_end_a_step():
+    body = helper.make_graph([], "body", [], [helper.make_tensor_value_info("g", 1, [64, 64])])
+    branch = helper.make_node("If", ["condition"], ["other"], then_branch=body, else_branch=body)
+    model = model_of([branch, *SGD], ["p", "g", "rate", "condition"], ["p_next", "other"])
+    assert in_place(model, {"p": "p_next"}) == {"p"}
+    assert in_place(model, {"p": "p_next"}, survives_errors=True) == set()
