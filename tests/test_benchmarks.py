@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks import growth
 from benchmarks.__main__ import _leave_out, main
 from benchmarks.contenders import ours, torch_steps
 from benchmarks.contenders.weights import groups
@@ -97,3 +98,16 @@ def test_bars_reach_from_percentile_to_percentile_over_our_median(tmp_path):
     facts = {"machine": "one", "threads": 1, "device": "cpu", "date": "today"}
     draw(tmp_path / "bars.png", facts, {"lenet": {"session": ours, "torch": peer}}, is_inference=False)
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_is_fitted_and_drawn(tmp_path):
+    sizes = [float(size) for size, _ in growth.LADDERS["depth"]]
+    costs = {"step": [3.0 * size for size in sizes], "open": [size**2 for size in sizes]}
+    assert [growth.exponent(sizes, seconds) for seconds in costs.values()] == pytest.approx([1, 2])
+    growth.draw(tmp_path / "growth.png", {"depth": costs}, "one machine")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_measures_every_part():
+    found = growth.measure(layers=1, width=4, rows=2)
+    assert list(found) == list(growth.PARTS) and all(seconds > 0 for seconds in found.values())
