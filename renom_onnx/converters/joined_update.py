@@ -140,17 +140,21 @@ class _Writer:
         self._calls: dict[str, list[onnx.NodeProto]] = {}
 
     def join(self, updates: list[_Update]) -> None:
-        """Write one call in the place of the last of several."""
+        """Write one call in the place of the last of several.
+
+        What is joined is one row of a matrix: onnx's inference takes a vector for sizes, and would tell those of each
+        element.
+        """
         first = updates[0]
         flat_size = self._names.fresh("joined.flat")
-        self._model.graph.initializer.append(helper.make_tensor(flat_size, onnx.TensorProto.INT64, [1], [-1]))
+        self._model.graph.initializer.append(helper.make_tensor(flat_size, onnx.TensorProto.INT64, [2], [1, -1]))
         nodes, pieces = [], []
         for update in updates:
             pieces.append(self._names.fresh("joined.gradient.piece"))
             gradient = update.call.input[update.gradient]
             nodes.append(helper.make_node("Reshape", [gradient, flat_size], [pieces[-1]], name=pieces[-1]))
         together = self._names.fresh("joined.gradient")
-        nodes.append(helper.make_node("Concat", pieces, [together], name=together, axis=0))
+        nodes.append(helper.make_node("Concat", pieces, [together], name=together, axis=1))
         call = onnx.NodeProto()
         call.CopyFrom(first.call)
         call.input[first.gradient] = together
@@ -164,8 +168,8 @@ class _Writer:
             for member in members:
                 del self.bindings[member]
             self.bindings[name] = following
-            self._model.graph.input.append(helper.make_tensor_value_info(name, first.element, [size]))
-            self._model.graph.output.append(helper.make_tensor_value_info(following, first.element, [size]))
+            self._model.graph.input.append(helper.make_tensor_value_info(name, first.element, [1, size]))
+            self._model.graph.output.append(helper.make_tensor_value_info(following, first.element, [1, size]))
         for update in updates:
             self._calls[update.call.output[0]] = []
         self._calls[updates[-1].call.output[0]] = [*nodes, call]

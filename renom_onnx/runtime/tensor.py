@@ -56,11 +56,11 @@ class Tensor:
         return tensor
 
     def part(self, start: int, shape: Sequence[int], name: str) -> Tensor:
-        """Return a tensor of some elements of this one, a vector on the CPU: it has no memory of its own."""
+        """Return a tensor of some elements of this one, in their order, on the CPU: it has no memory of its own."""
         assert self._memory is not None
         part = Tensor.__new__(Tensor)
         part.shape, part.dtype, part.device, part.name = tuple(shape), self.dtype, self.device, name
-        part._memory = self._memory[start : start + math.prod(shape)].reshape(part.shape)
+        part._memory = self._memory.reshape(-1)[start : start + math.prod(shape)].reshape(part.shape)
         part.value = onnxruntime().OrtValue.ortvalue_from_numpy(part._memory)
         return part
 

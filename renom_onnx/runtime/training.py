@@ -120,7 +120,7 @@ class TrainingSession(Trainable):
         memory = dict(shared)
         for joined, members in self._joined.items():
             size = sum(arrays[name].size for name in members)
-            whole = memory.setdefault(joined, Tensor([size], arrays[members[0]].dtype, self.device, joined))
+            whole = memory.setdefault(joined, Tensor([1, size], arrays[members[0]].dtype, self.device, joined))
             start = 0
             for name in members:
                 memory[name] = whole.part(start, arrays[name].shape, name)

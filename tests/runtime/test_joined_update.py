@@ -83,6 +83,12 @@ def test_what_is_not_joined(why: str):
     assert found is step and not joined
 
 
+def test_what_is_joined_is_no_vector_which_inference_would_take_for_sizes():
+    found, joined = join_updates(training_step(model_of(OPTIMIZERS["Adam"])))
+    ranks = {i.name: len(i.type.tensor_type.shape.dim) for i in found.model.graph.input}
+    assert {ranks[name] for name in joined} == {2}
+
+
 def test_optimizers_of_several_parameters_are_joined_apart():
     rm.set_seed(0)
     loss = LOSSES["mlp"]()
