@@ -206,8 +206,9 @@ class _Blocking:
     def _elementwise(self, node: onnx.NodeProto) -> bool:
         """Let a node that treats all elements alike read and write blocks, where something that it reads is made so."""
         op = self._op
-        shape = self._shapes.get(node.output[0], ())
-        if len(shape) != 4 or shape[1] % op.block or any(self._shapes.get(y, shape) != shape for y in node.output):
+        shapes = {self._shapes.get(y, ()) for y in node.output if y}
+        shape = shapes.pop() if len(shapes) == 1 else ()
+        if len(shape) != 4 or shape[1] % op.block:
             return False
         sizes = [self._shapes.get(x) for x in node.input if x]
         if not all(size == shape or (size is not None and math.prod(size) == 1) for size in sizes):

@@ -125,6 +125,13 @@ def test_a_kernel_of_one_tap_is_blocked_between_blocks():
 
 
 @needs_blocks
+def test_an_operand_that_nobody_trains_is_laid_out_once():
+    mask = np.linspace(-1, 1, N * C * 30, dtype=np.float32).reshape(N, C, 5, 6)
+    changed = changed_by(*step_of(lambda v: mask * v))
+    assert (count(changed, "ReorderInput"), count(changed, "ReorderOutput")) == (5, 2)
+
+
+@needs_blocks
 def test_operands_of_other_sizes_leave_the_blocks():
     spread = np.linspace(-1, 1, C * 30, dtype=np.float32).reshape(1, C, 5, 6)
     changed = changed_by(*step_of(lambda v: v * spread))
