@@ -6,7 +6,8 @@ training none is. A kernel is small, so that laying it out anew in every step co
 image is laid out once, for the forward pass and for the gradient of the kernel, which both read it.
 
 The gradient with respect to an image is a convolution with the kernel turned around; that with respect to a kernel is
-one too (`blocked_kernel`).
+one too (`blocked_kernel`). What lies between convolutions, and treats all elements alike, reads and writes blocks as it
+reads and writes plain images; batch normalization is written anew (`blocked_batch`).
 
 The nodes are of a domain of onnxruntime's own, which may change with any release: they are written for the session that
 is about to be opened, never into a file.
