@@ -16,7 +16,7 @@ from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
-from renom_onnx.runtime.feed import FeedSpec, check_feeds
+from renom_onnx.runtime.feed import MAX_SIGNATURES, FeedSpec, Signature, check_feeds, signature_of
 from renom_onnx.runtime.opening import open_session
 
 Array = np.ndarray[Any, Any]
@@ -57,6 +57,7 @@ class InferenceSession:
         self.device = parse_device(device)
         model_bytes, self.inputs, self.outputs = inference_reading(model, self.device.kind)
         self._session = open_session(model_bytes, self.device, threads=threads, cuda=cuda)
+        self._known: set[Signature] = set()
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the outputs by name.
@@ -68,9 +69,15 @@ class InferenceSession:
             ShapeError, DTypeError: a feed does not fit.
             RunError: onnxruntime stopped.
         """
-        arrays, _ = check_feeds("InferenceSession.run", self.inputs, feeds)
+        signature = signature_of(feeds)
+        if signature is not None and signature in self._known:
+            arrays = dict(feeds)
+        else:
+            arrays, _ = check_feeds("InferenceSession.run", self.inputs, feeds)
+            if signature is not None and len(self._known) < MAX_SIGNATURES:
+                self._known.add(signature)
         try:
-            results = self._session.run(list(self.outputs), arrays)
+            results = self._session.run(self.outputs, arrays)
         except Exception as e:
             raise run_error("InferenceSession.run", e) from e
         return dict(zip(self.outputs, results, strict=True))

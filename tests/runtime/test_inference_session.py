@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.runtime import InferenceSession, TrainingSession
+from renom_onnx.errors import DTypeError, ShapeError
+from renom_onnx.runtime import InferenceSession, TrainingSession, inference
 from tests.converters.programs import Program, feeds
 
 TEXT = '<ir_version: 10, opset_import: ["": 18]> '
@@ -132,3 +133,19 @@ def test_a_feed_that_does_not_fit_a_size_without_a_name_is_told_with_a_question_
     assert str(error.value) == (
         "TrainingSession.step: feed 'y' must be int64[...], got int8[4]. Convert with y.astype(\"int64\")."
     )
+
+
+def test_feeds_are_checked_once_for_each_signature(monkeypatch: pytest.MonkeyPatch):
+    session = session_of("f (float[N,3] x) => (float[N,3] y) { y = Neg(x) }")
+    checked = []
+    check = inference.check_feeds
+    monkeypatch.setattr(inference, "check_feeds", lambda *a: checked.append(a) or check(*a))
+    for rows in (1, 2, 1, 2, 2):
+        assert session.run({"x": np.zeros((rows, 3), np.float32)})["y"].shape == (rows, 3)
+    assert len(checked) == 2
+    wrong: list[Any] = [np.zeros((2, 4), np.float32), np.zeros((2, 3)), np.zeros(3, np.float32)]
+    for array in wrong * 2:
+        with pytest.raises((ShapeError, DTypeError)):
+            session.run({"x": array})
+    with pytest.raises(ShapeError):
+        session.run({"z": np.zeros((1, 3), np.float32)})
