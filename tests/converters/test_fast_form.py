@@ -14,6 +14,8 @@ import renom_onnx as rm
 from renom_onnx.converters import inline, to_training_onnx
 from renom_onnx.converters.fast_form import with_fast_forms
 from renom_onnx.converters.training_info import training_step
+from renom_onnx.runtime.blocking import for_sizes
+from renom_onnx.runtime.device import parse_device
 from tests.converters.programs import LOSSES, OPTIMIZERS, Program, classes, cross_entropy, features, feeds, perceptron
 from tests.converters.test_blocked import run
 
@@ -171,3 +173,16 @@ def test_a_step_without_any_of_them_is_kept():
     loss = graph.ConstantLoss()(graph.PRelu()(features(ROWS)))
     portable = inline(training_step(to_training_onnx(loss, graph.Sgd(0.1))).model)
     assert with_fast_forms(portable, {}) is portable
+
+
+def test_calls_that_cannot_be_written_out_are_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch):
+    step = training_step(Program("mlp", "Sgd", 18).model())
+    data, device = step.model.SerializeToString(), parse_device("cpu")
+    changed = onnx.load_from_string(for_sizes(data, device, {"N": ROWS}))
+    assert not changed.functions and "HardSigmoid" in {node.op_type for node in changed.graph.node}
+
+    def refuse(*arguments: Any) -> None:
+        raise rm.ConversionError("inline: functions must not call themselves, got F, which does in node 'f'.")
+
+    monkeypatch.setattr("renom_onnx.runtime.blocking.inline_calls", refuse)
+    assert onnx.load_from_string(for_sizes(data, device, {"N": ROWS})) == step.model
