@@ -13,6 +13,7 @@ import onnx
 from onnx import inliner
 
 from renom_onnx.converters.importer import captured
+from renom_onnx.converters.structure import every_node, subgraphs
 
 _ELEMENTWISE = {
     "Abs", "Add", "Cast", "Ceil", "Clip", "Div", "Exp", "Floor", "Identity", "Log", "Max", "Mean", "Min", "Mul", "Neg",
@@ -83,9 +84,15 @@ def _indexed(nodes: Sequence[onnx.NodeProto], writers: Mapping[str, int]) -> dic
             while name in writers and nodes[writers[name]].op_type in {*_VIEWS, "Cast"}:
                 name = nodes[writers[name]].input[0]
             found[i] = name
-        elif node.op_type in _CONTROL_FLOW:
+        elif node.op_type in _CONTROL_FLOW and not _is_plain_scan(node):
             found[i] = f"node {i}"  # whatever is in it, nobody else looks at the same
     return found
+
+
+def _is_plain_scan(node: onnx.NodeProto) -> bool:
+    """Whether a node is a Scan whose steps look at no index, as those of recurrent networks."""
+    inner = {each.op_type for body in subgraphs(node) for each in every_node(body.node)}
+    return node.op_type == "Scan" and not inner & {*_INDEXED, *_CONTROL_FLOW}
 
 
 def _is_after(before: int, looked_up: Mapping[int, str]) -> bool:

@@ -12,8 +12,10 @@ import renom_onnx as rm
 from renom_onnx.converters import vjp
 from renom_onnx.converters.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.training_info import training_step
+from renom_onnx.runtime import training
 from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.device import parse_device
+from renom_onnx.runtime.opening import open_session
 from tests.gradients.session import Session
 from tests.gradients.test_recurrent import N, model_of, operands
 
@@ -118,3 +120,21 @@ def test_layers_upon_each_other_train_as_filed():
     calls = operators(with_recurrent_passes(step.model, {"N": 3}))
     assert {"LSTMForth", "LSTMBack", "GRUForth", "GRUBack", "RNNForth", "RNNBack"} <= calls
     compare(step.model, changed, feeds)
+
+
+@pytest.mark.parametrize("layer", ["Rnn", "Lstm", "Gru"])
+def test_a_training_session_runs_them(layer: str, monkeypatch: pytest.MonkeyPatch):
+    opened: list[set[str]] = []
+
+    def opening(model: bytes, *args: Any, **options: Any) -> Any:
+        opened.append(operators(onnx.load_from_string(model)))
+        return open_session(model, *args, **options)
+
+    monkeypatch.setattr(training, "open_session", opening)
+    g, rng = rm.graph, np.random.default_rng(0)
+    x, t = rng.standard_normal((3, 5, 2)).astype("f"), np.array([0, 1, 1])
+    loss = g.SoftmaxCrossEntropy()(g.Sequential([getattr(g, layer)(4), g.Dense(2)])(x), t)
+    session = rm.runtime.TrainingSession(rm.converters.to_training_onnx(loss, g.Sgd(0.1)), device="cpu")
+    session.step({"x": x, "y": t})
+    assert "Scan" in opened[0]
+    assert layer.upper() not in opened[0]

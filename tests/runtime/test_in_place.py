@@ -30,7 +30,18 @@ def attention() -> graph.GraphElement:
     return graph.SoftmaxCrossEntropy()(block(x), classes(8))
 
 
-NETWORKS = {"mlp": LOSSES["mlp"], "cnn": LOSSES["cnn"], "normalized": LOSSES["normalized"], "attention": attention}
+def recurrent() -> graph.GraphElement:
+    x = np.random.default_rng(0).standard_normal((8, 5, 4)).astype(np.float32)
+    return graph.SoftmaxCrossEntropy()(graph.Sequential([graph.Lstm(6), graph.Dense(3)])(x), classes(8))
+
+
+NETWORKS = {
+    "mlp": LOSSES["mlp"],
+    "cnn": LOSSES["cnn"],
+    "normalized": LOSSES["normalized"],
+    "attention": attention,
+    "recurrent": recurrent,
+}
 
 
 def model_with(optimizer: str, loss: Callable[[], graph.GraphElement]) -> onnx.ModelProto:
