@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.memory import peak_mb
-from benchmarks.workloads import N_LOSSES, WORKLOADS, Step, Workload
+from benchmarks.workloads import WORKLOADS, Step, Workload
 
 Make = Callable[..., Step]
 
@@ -59,10 +59,11 @@ class Steps:
 
     def __init__(self, step: Step, workload: Workload) -> None:
         self._step, self._batches, self._count = step, workload.batches(), 0
+        self._n_losses = workload.n_losses
 
     def losses(self) -> list[float]:
         """Return the losses of the first batches; of scores, which have none, the mean size."""
-        return [float(np.abs(result).mean(dtype=np.float64)) for result in self.take(N_LOSSES)[0]]
+        return [float(np.abs(result).mean(dtype=np.float64)) for result in self.take(self._n_losses)[0]]
 
     def take(self, n_steps: int) -> tuple[list[Any], list[float]]:
         """Return results and seconds."""

@@ -111,3 +111,12 @@ def test_growth_is_fitted_and_drawn(tmp_path):
 def test_growth_measures_every_part():
     found = growth.measure(layers=1, width=4, rows=2)
     assert list(found) == list(growth.PARTS) and all(seconds > 0 for seconds in found.values())
+
+
+@pytest.mark.parametrize("name", ["mlp-small-sgd", "mobilenet"])
+def test_executor_is_given_the_first_batches_of_all_others(name, tmp_path):
+    workload = WORKLOADS[name]
+    workload.write(tmp_path)
+    step = ours.session(workload, tmp_path, 1)
+    losses = [step(*batch) for batch in workload.batches()[: workload.n_losses]]
+    assert ours.Executor(workload, 1).losses() == pytest.approx([sum(losses) / len(losses)], rel=1e-5)

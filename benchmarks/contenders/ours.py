@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import N_LOSSES, RATES, Step, Workload
+from benchmarks.workloads import RATES, Step, Workload
 
 
 def options(workload: Workload, threads: int) -> Any:
@@ -104,7 +104,7 @@ class Executor:
 
     def losses(self) -> list[float]:
         """Return the mean loss of the first batches, in the order in which others take them."""
-        _, loss, optimizer = self._workload.elements(N_LOSSES)
+        _, loss, optimizer = self._workload.elements(self._workload.n_losses)
         return [float(loss.get_training_executor(optimizer, **self._options).execute(1, progress=False).losses[0])]
 
     def seconds(self, n_steps: int) -> list[float]:

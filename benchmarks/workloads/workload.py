@@ -15,7 +15,7 @@ Step = Callable[[Array, Array], Any]
 Weights = dict[str, Array]
 
 N_LOSSES = 3
-"""First losses that are compared before anything is timed."""
+"""First losses that are compared before anything is timed; fewer where there are fewer batches."""
 RATES = {"sgd": 0.01, "adam": 0.001}
 
 
@@ -48,6 +48,11 @@ class Workload:
     n_batches: int = 4
     steps: int = 20
     unsupported: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def n_losses(self) -> int:
+        """How many first losses are compared, each of a batch of its own."""
+        return min(N_LOSSES, self.n_batches)
 
     def batches(self) -> list[tuple[Array, Array]]:
         """Return the batches."""
