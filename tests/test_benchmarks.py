@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import growth
+from benchmarks import checkpoint, eager, growth
 from benchmarks.__main__ import _leave_out, main
 from benchmarks.contenders import ours, torch_steps
 from benchmarks.contenders.weights import groups
@@ -120,3 +121,19 @@ def test_executor_is_given_the_first_batches_of_all_others(name, tmp_path):
     step = ours.session(workload, tmp_path, 1)
     losses = [step(*batch) for batch in workload.batches()[: workload.n_losses]]
     assert ours.Executor(workload, 1).losses() == pytest.approx([sum(losses) / len(losses)], rel=1e-5)
+
+
+def test_eager_steps_executors_and_trees_are_measured():
+    for part in (eager.eager, eager.executor):
+        seconds = part(2, 1)
+        assert len(seconds) == eager.N_BATCHES and min(seconds) > 0
+    assert len(eager.build(10, 2)) == 2
+
+
+@pytest.mark.parametrize("network", checkpoint.NETWORKS)
+def test_blocks_of_a_checkpoint_are_equal_and_take_their_batch(network):
+    blocks, shape = checkpoint.NETWORKS[network](2)
+    x = np.zeros((1, *shape[1:]), np.float32)
+    for block in blocks:
+        x = block(x)
+    assert x.shape == ("N", *shape[1:])
