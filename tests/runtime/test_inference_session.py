@@ -113,12 +113,14 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_file_whose_sizes_have_no_common_name_is_trained_as_well(kind: str):
+    """But for rounding: bodies that want to know the sizes are not taken."""
     plain = TrainingSession(Program("mlp", "Sgd", 18).model(), "cpu", threads=1)
     session = TrainingSession(anonymous(CHANGES[kind]), "cpu", threads=1)
     for rows in (4, 2, 5, 3, 1):
         batch = feeds(Program("mlp", "Sgd", 18).model(), rows)
-        assert float(session.step(batch)) == float(plain.step(batch))
-        np.testing.assert_array_equal(session.evaluate(batch)["output"], plain.evaluate(batch)["output"])
+        assert float(session.step(batch)) == pytest.approx(float(plain.step(batch)), rel=1e-6)
+        found, expected = (one.evaluate(batch)["output"] for one in (session, plain))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_feed_that_does_not_fit_a_size_without_a_name_is_told_with_a_question_mark():
