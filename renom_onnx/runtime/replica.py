@@ -14,13 +14,13 @@ from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.graph.random import FIRST_SAMPLE
 from renom_onnx.runtime.assignment import check_assignment
-from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.capture import Capture
 from renom_onnx.runtime.chain import Chain, ChainSlot, DeviceMemory, Part
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
+from renom_onnx.runtime.specialization import for_sizes
 from renom_onnx.runtime.tensor import Tensor
 
 Array = np.ndarray[Any, Any]

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from renom_onnx.converters.cpu.joined_update import join_updates
 from renom_onnx.converters.importer import default_opset, read_model
 from renom_onnx.converters.in_place import in_place
-from renom_onnx.converters.joined_update import join_updates
 from renom_onnx.converters.signature import ModelProto, input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.assignment import check_assignment, check_capturable
-from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.capture import Capture
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.device import parse_device
@@ -26,6 +25,7 @@ from renom_onnx.runtime.loss import Loss, LossBuffer
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.sizes import BySize
+from renom_onnx.runtime.specialization import for_sizes
 from renom_onnx.runtime.step_run import StepMemory, StepRun, StepSlot
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.converters.batch_operator import with_batch_operators
-from renom_onnx.converters.blocked_layout import BLOCKED
+from renom_onnx.converters.cpu.batch_operator import with_batch_operators
+from renom_onnx.converters.cpu.blocked_layout import BLOCKED
 from renom_onnx.converters.training_info import training_step
-from renom_onnx.runtime.blocking import block_size
+from renom_onnx.runtime.specialization import block_size
 from tests.converters.test_blocked import run
 
 SHAPES = {

@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.converters import blocked_kernel
-from renom_onnx.converters.blocked import BLOCKED, block_of, with_blocked_convolutions
+from renom_onnx.converters.cpu import blocked_kernel
+from renom_onnx.converters.cpu.blocked import BLOCKED, block_of, with_blocked_convolutions
 from renom_onnx.converters.training_info import training_step
-from renom_onnx.runtime.blocking import block_size, for_sizes
 from renom_onnx.runtime.device import parse_device
+from renom_onnx.runtime.specialization import block_size, for_sizes
 
 needs_blocks = pytest.mark.skipif(not block_size(), reason="this onnxruntime has no blocked kernels for the processor")
 C = 2 * (block_size() or 8)

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.converters.blocked import ELEMENTWISE, with_blocked_convolutions
+from renom_onnx.converters.cpu.blocked import ELEMENTWISE, with_blocked_convolutions
 from renom_onnx.converters.training_info import training_step
-from renom_onnx.runtime.blocking import block_size
+from renom_onnx.runtime.specialization import block_size
 from tests.converters.test_blocked import C, N, blocked_convolutions, needs_blocks, run
 
 g = rm.graph

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.converters.compared_pooling import with_compared_pools
+from renom_onnx.converters.cpu.compared_pooling import with_compared_pools
 from renom_onnx.converters.training_info import training_step
 from tests.converters.test_blocked import run
 

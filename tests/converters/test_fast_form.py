@@ -12,10 +12,10 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import inline, to_training_onnx
-from renom_onnx.converters.fast_form import with_fast_forms
+from renom_onnx.converters.cpu.fast_form import with_fast_forms
 from renom_onnx.converters.training_info import training_step
-from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.device import parse_device
+from renom_onnx.runtime.specialization import for_sizes
 from tests.converters.programs import LOSSES, OPTIMIZERS, Program, classes, cross_entropy, features, feeds, perceptron
 from tests.converters.test_blocked import run
 
@@ -184,5 +184,5 @@ def test_calls_that_cannot_be_written_out_are_left_to_onnxruntime(monkeypatch: p
     def refuse(*arguments: Any) -> None:
         raise rm.ConversionError("inline: functions must not call themselves, got F, which does in node 'f'.")
 
-    monkeypatch.setattr("renom_onnx.runtime.blocking.inline_calls", refuse)
+    monkeypatch.setattr("renom_onnx.runtime.specialization.inline_calls", refuse)
     assert onnx.load_from_string(for_sizes(data, device, {"N": ROWS})) == step.model

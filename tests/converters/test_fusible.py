@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.converters.fusible import with_fusible_nodes
+from renom_onnx.converters.cpu.fusible import with_fusible_nodes
 from renom_onnx.converters.training_info import training_step
 from tests.converters.test_blocked import run
 

@@ -10,12 +10,12 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import vjp
-from renom_onnx.converters.recurrent_operator import with_recurrent_passes
+from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime import training
-from renom_onnx.runtime.blocking import for_sizes
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.opening import open_session
+from renom_onnx.runtime.specialization import for_sizes
 from tests.gradients.session import Session
 from tests.gradients.test_recurrent import N, model_of, operands
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.converters import joined_update, to_training_onnx
-from renom_onnx.converters.joined_update import join_updates
+from renom_onnx.converters import to_training_onnx
+from renom_onnx.converters.cpu import joined_update
+from renom_onnx.converters.cpu.joined_update import join_updates
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime import TrainingSession
 from tests.converters.programs import LOSSES, feeds, graph, portable_bodies

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import onnx
 
-from renom_onnx.converters.fused_update import fuse_updates
-from renom_onnx.converters.known_shapes import known_shapes
-from renom_onnx.converters.rewrite import Rewrite
+from renom_onnx.converters.cpu.fused_update import fuse_updates
+from renom_onnx.converters.cpu.known_shapes import known_shapes
+from renom_onnx.converters.cpu.rewrite import Rewrite
 from renom_onnx.converters.step_graph import attribute
 
 STEEP = 3e38

@@ -17,7 +17,7 @@ import math
 
 import onnx
 
-from renom_onnx.converters.rewrite import Rewrite
+from renom_onnx.converters.cpu.rewrite import Rewrite
 from renom_onnx.converters.step_graph import attribute
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from renom_onnx.converters.blocked_layout import BlockedWriter, Convolution
+from renom_onnx.converters.cpu.blocked_layout import BlockedWriter, Convolution
 
 FEW_CHANNELS = 4
 """Up to here the portable form is faster."""

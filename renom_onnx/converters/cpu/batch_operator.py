@@ -23,8 +23,8 @@ import onnx
 from onnx import numpy_helper
 
 from renom_onnx.converters.batch_statistics import meant_number
-from renom_onnx.converters.blocked_layout import BLOCKED, declare_blocked
-from renom_onnx.converters.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.blocked_layout import BLOCKED, declare_blocked
+from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
 from renom_onnx.converters.variants import Writer

@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from renom_onnx.converters.batch_operator import constant, write_running
 from renom_onnx.converters.batch_statistics import meant_number
-from renom_onnx.converters.blocked_layout import BlockedWriter
-from renom_onnx.converters.known_shapes import Sizes
+from renom_onnx.converters.cpu.batch_operator import constant, write_running
+from renom_onnx.converters.cpu.blocked_layout import BlockedWriter
+from renom_onnx.converters.cpu.known_shapes import Sizes
 
 
 @dataclass(frozen=True)

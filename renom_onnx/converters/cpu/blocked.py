@@ -23,21 +23,21 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from renom_onnx.converters.blocked_batch import (
+from renom_onnx.converters.cpu.blocked_batch import (
     Centred,
     blocked_normalization,
     blocked_normalization_gradient,
     channel_sums,
 )
-from renom_onnx.converters.blocked_kernel import dense_kernel, depthwise_kernel, gains_blocked_kernel
-from renom_onnx.converters.blocked_layout import (
+from renom_onnx.converters.cpu.blocked_kernel import dense_kernel, depthwise_kernel, gains_blocked_kernel
+from renom_onnx.converters.cpu.blocked_layout import (
     BLOCKED,
     BlockedWriter,
     Convolution,
     declare_blocked,
     join_activations,
 )
-from renom_onnx.converters.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import (
     domain_of,

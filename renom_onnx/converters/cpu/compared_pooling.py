@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from renom_onnx.converters.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
 from renom_onnx.converters.variants import Writer

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from renom_onnx.converters.known_shapes import Sizes, known_shapes
-from renom_onnx.converters.recurrent_pass import STATES, Recurrence
+from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.recurrent_pass import STATES, Recurrence
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import domain_of, functions_of, key_of, opsets_of, replace_all
 from renom_onnx.converters.writer import digest, function_proto

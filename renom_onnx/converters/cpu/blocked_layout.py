@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.known_shapes import Sizes
+from renom_onnx.converters.cpu.known_shapes import Sizes
 from renom_onnx.converters.step_graph import reads
 from renom_onnx.converters.structure import names_of, opsets_of, replace_all
 

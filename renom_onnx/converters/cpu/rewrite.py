@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from renom_onnx.converters.cpu.known_shapes import Sizes
 from renom_onnx.converters.importer import captured
-from renom_onnx.converters.known_shapes import Sizes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import label_of, names_of, replace_all
 from renom_onnx.converters.training_info import needed

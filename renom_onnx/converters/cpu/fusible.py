@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from renom_onnx.converters.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
 from renom_onnx.converters.structure import replace_all
 from renom_onnx.converters.variants import Writer
 from renom_onnx.graph.function import DOMAIN

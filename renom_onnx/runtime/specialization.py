@@ -1,4 +1,4 @@
-"""Bodies that a session runs in the place of those of the file, chosen when it is opened and all sizes are known."""
+"""Specialization: what a session runs in the place of a file's bodies, chosen when its device and sizes are known."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import contextlib
 import functools
 from collections.abc import Mapping
 
-from renom_onnx.converters.batch_operator import with_batch_operators
-from renom_onnx.converters.blocked import block_of, probe_model, with_blocked_convolutions
-from renom_onnx.converters.compared_pooling import with_compared_pools
-from renom_onnx.converters.fast_form import with_fast_forms
-from renom_onnx.converters.fusible import with_fusible_nodes
+from renom_onnx.converters.cpu.batch_operator import with_batch_operators
+from renom_onnx.converters.cpu.blocked import block_of, probe_model, with_blocked_convolutions
+from renom_onnx.converters.cpu.compared_pooling import with_compared_pools
+from renom_onnx.converters.cpu.fast_form import with_fast_forms
+from renom_onnx.converters.cpu.fusible import with_fusible_nodes
+from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.importer import read_model
-from renom_onnx.converters.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.surgery.inlining import inline_calls
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError
