@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from renom_onnx.converters.cpu.batch_operator import with_batch_operators
 from renom_onnx.converters.cpu.blocked import block_of, probe_model, with_blocked_convolutions
@@ -13,6 +12,7 @@ from renom_onnx.converters.cpu.fast_form import with_fast_forms
 from renom_onnx.converters.cpu.fusible import with_fusible_nodes
 from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.importer import read_model
+from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.surgery.inlining import inline_calls
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError
@@ -20,25 +20,50 @@ from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
 
 
-def for_sizes(model: bytes, device: Device, sizes: Mapping[str, int] | None) -> bytes:
+def for_sizes(
+    model: bytes, device: Device, sizes: Mapping[str, int] | None, forms: Collection[str] | None = None
+) -> bytes:
     """Return a step with the bodies that are best for a device and sizes.
 
     Args:
         model: a step that is right for the kind of device.
         device: that runs it.
         sizes: of all symbols; None where the session is to take any, which keeps its bodies.
+        forms: which of `FORMS` to use; default: all.
     """
     if device.kind != "cpu" or sizes is None:
         return model
-    proto = read_model(model)
-    changed = with_fusible_nodes(with_compared_pools(proto, sizes), sizes)
-    changed = with_recurrent_passes(changed, sizes)
-    if block_size():
-        changed = with_blocked_convolutions(changed, block_size(), sizes)
-    changed = with_batch_operators(changed, sizes, block_size())
-    with contextlib.suppress(ConversionError):  # functions that onnxruntime may write out, or refuse, by itself
-        changed = with_fast_forms(inline_calls(changed, lambda key: True), sizes)
+    proto = changed = read_model(model)
+    for name, form in FORMS.items():
+        if forms is None or name in forms:
+            changed = form(changed, sizes)
     return model if changed is proto else as_bytes(changed)
+
+
+def _blocked(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+    return with_blocked_convolutions(model, block_size(), sizes) if block_size() else model
+
+
+def _normalized(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+    return with_batch_operators(model, sizes, block_size())
+
+
+def _fast(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+    try:
+        return with_fast_forms(inline_calls(model, lambda key: True), sizes)
+    except ConversionError:  # functions that onnxruntime may write out, or refuse, by itself
+        return model
+
+
+FORMS: dict[str, Callable[[ModelProto, Mapping[str, int]], ModelProto]] = {
+    "pooling": with_compared_pools,
+    "fusion": with_fusible_nodes,
+    "recurrence": with_recurrent_passes,
+    "blocks": _blocked,
+    "normalization": _normalized,
+    "updates": _fast,
+}
+"""What is changed of a step on the CPU, in this order; each is right without the others."""
 
 
 @functools.cache

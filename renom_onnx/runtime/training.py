@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from renom_onnx.runtime.specialization import for_sizes
 from renom_onnx.runtime.step_run import StepMemory, StepRun, StepSlot
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
+from renom_onnx.runtime.tuning import tuned
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +47,8 @@ class TrainingSession(Trainable):
         training_info: which of the file's training steps: the position, or the name of the algorithm.
         threads: default: all cores.
         spinning: let idle workers of onnxruntime spin between steps: faster, and it costs a core.
+        tune: on the CPU, choose the forms of the step by measuring them, in the place of a fixed rule, when a size of
+            the batch is met for the first time; see `renom_onnx.runtime.tuning`.
         cuda: options of the CUDA provider.
         resident: data that stay on the device, all rows by feed. A step is then fed ``rows``, the numbers of its rows,
             in the place of these feeds, and gathers them there.
@@ -78,12 +81,14 @@ class TrainingSession(Trainable):
         training_info: int | str = 0,
         threads: int | None = None,
         spinning: bool = True,
+        tune: bool = False,
         cuda: CudaOptions | None = None,
         resident: Mapping[str, Array] | None = None,
     ) -> None:
         super().__init__(model, resident, training_info)
         self.device = parse_device(device)
         self._cuda = cuda or CudaOptions()
+        self._tunes = tune and self.device.kind == "cpu"
         if self._cuda.cuda_graph:
             check_capturable(self._step.model, str(self.device))
         run, self._joined = join_updates(self._step) if self.device.kind == "cpu" else (self._step, {})
@@ -215,9 +220,8 @@ class TrainingSession(Trainable):
         """Return a run; that of the first size is captured, if that is asked for."""
         captures = self._cuda.cuda_graph and dims is not None and not len(self._runs)
         checks = self.device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
-        model = for_sizes(self._step_bytes, self.device, dims)
-        if model is not self._step_bytes and not self._in_place <= self._safe_in_place(read_model(model)):
-            model = self._step_bytes
+        forms = self._tuned_forms(dims) if self._tunes and dims is not None else None
+        model = self._specialized(dims, forms) or self._step_bytes
         session = open_session(
             model,
             self.device,
@@ -229,6 +233,25 @@ class TrainingSession(Trainable):
         if checks:
             check_assignment(session, str(self.device), provider_names(), default_opset(self._step.model))
         return StepRun(session, self._memory, Capture() if captures else None)
+
+    def _specialized(self, dims: Mapping[str, int] | None, forms: Collection[str] | None = None) -> bytes:
+        """Return the step for some sizes; nothing where it could not write over the state that this session holds."""
+        model = for_sizes(self._step_bytes, self.device, dims, forms)
+        is_safe = model is self._step_bytes or self._in_place <= self._safe_in_place(read_model(model))
+        return model if is_safe else b""
+
+    def _tuned_forms(self, dims: Mapping[str, int]) -> frozenset[str]:
+        """Return the forms that are fastest for some sizes."""
+        held = {**self._state[self._current], **self._optional, **self._memory.fixed}
+        values = {name: tensor.read() for name, tensor in held.items()}
+        options = self._session_options
+        key = self._step_bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode()
+        return tuned(
+            partial(self._specialized, dims),
+            partial(open_session, device=self.device, dims=dims, **options),
+            values,
+            key,
+        )
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.
