@@ -15,12 +15,13 @@ from renom_onnx.graph.node import Value, is_float
 
 def holds_floats(value: Value) -> bool:
     """Whether a value has a gradient: a tensor of floats, or a sequence of such tensors."""
-    return _holds_floats(value.dtype)
+    return _holds_floats(value.dtype, schema.encoded_type(value.dtype))
 
 
 @functools.lru_cache(maxsize=256)
-def _holds_floats(dtype: np.dtype[Any]) -> bool:
-    item = schema.item_type(dtype)
+def _holds_floats(dtype: np.dtype[Any], encoded: bytes | None) -> bool:
+    """Types of containers are equal for NumPy, whatever they hold: what is encoded tells them apart."""
+    item = None if encoded is None else schema.item_type(dtype)
     return is_float(dtype if item is None else item)
 
 
