@@ -1,8 +1,8 @@
 """One contender in a process of its own.
 
-``python -m benchmarks.contender NAME WORKLOAD FOLDER THREADS DEVICE`` answers commands on stdin, a line each, with a
-line of JSON: ``losses`` (of the first batches), ``block N`` (seconds of N steps), ``memory`` (peak resident MB) and
-``quit``. The first line that it writes says that it is ready, or why it cannot take part.
+``python -m benchmarks.contender NAME WORKLOAD FOLDER THREADS DEVICE PRECISION`` answers commands on stdin, a line each,
+with a line of JSON: ``losses`` (of the first batches), ``block N`` (seconds of N steps), ``memory`` (peak resident MB;
+on a GPU, MB of its memory) and ``quit``. The first line that it writes says that it is ready, or why it cannot take part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.memory import peak_mb
+from benchmarks.memory import device_mb, peak_mb
 from benchmarks.workloads import WORKLOADS, Step, Workload
 
 Make = Callable[..., Step]
@@ -34,13 +34,14 @@ def _contenders() -> dict[str, Make]:
         "torch-fused": lambda *a: torch_steps.torch(*a, fused=True),
         "torch-channels-last": lambda *a: torch_steps.torch(*a, channels_last=True),
         "torch-compile": lambda *a: torch_steps.torch(*a, compiled=True),
+        "torch-cuda-graph": lambda *a: torch_steps.torch(*a, captured=True),
         "infer-session": ours.infer_session,
         "infer-bare": ours.infer_bare,
         "infer-torch": torch_steps.infer,
     }
 
 
-def make(name: str, workload: Workload, folder: Path, threads: int, device: str) -> Step:
+def make(name: str, workload: Workload, folder: Path, threads: int, device: str, precision: str) -> Step:
     """Return the step of a contender."""
     if name == "jax":
         from benchmarks.contenders.jax_steps import jax
@@ -51,7 +52,9 @@ def make(name: str, workload: Workload, folder: Path, threads: int, device: str)
 
         return ort_training(workload, folder, threads)
     arguments: list[Any] = [workload, folder, threads]
-    return _contenders()[name](*arguments, *([device] if device != "cpu" else []))
+    if device != "cpu":
+        arguments += [device] if name.startswith("infer") else [device, precision]
+    return _contenders()[name](*arguments)
 
 
 class Steps:
@@ -83,7 +86,7 @@ class Steps:
 
 def main() -> None:
     """Answer commands."""
-    name, workload_name, folder, threads, device = sys.argv[1:6]
+    name, workload_name, folder, threads, device, precision = sys.argv[1:7]
     workload = WORKLOADS[workload_name]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a peer prints is no answer
@@ -91,9 +94,9 @@ def main() -> None:
         if name == "executor":
             from benchmarks.contenders.ours import Executor
 
-            contender: Any = Executor(workload, int(threads), device)
+            contender: Any = Executor(workload, int(threads), device, precision)
         else:
-            contender = Steps(make(name, workload, Path(folder), int(threads), device), workload)
+            contender = Steps(make(name, workload, Path(folder), int(threads), device, precision), workload)
     except Exception as error:
         traceback.print_exc()
         print(
@@ -106,7 +109,7 @@ def main() -> None:
         if command == "quit":
             return
         if command == "memory":
-            answer: Any = peak_mb()
+            answer: Any = peak_mb() if device == "cpu" else device_mb()
         elif command == "losses":
             answer = contender.losses()
         else:

@@ -1,8 +1,10 @@
-"""The largest resident size that this process had."""
+"""The memory that this process takes."""
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
 from pathlib import Path
 
 
@@ -17,3 +19,10 @@ def peak_mb() -> float:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def device_mb() -> float:
+    """Return the MB of GPU memory that the driver counts for this process, which no arena here gives back."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sum(float(size) for pid, size in (line.split(",") for line in lines) if int(pid) == os.getpid())

@@ -26,8 +26,10 @@ class ContenderError(RuntimeError):
 class Process:
     """A contender's process; `refusal` says why it cannot take part, None where it can."""
 
-    def __init__(self, name: str, workload: str, folder: Path, threads: int, device: str, python: str) -> None:
-        command = [python, "-m", "benchmarks.contender", name, workload, str(folder), str(threads), device]
+    def __init__(
+        self, name: str, workload: str, folder: Path, threads: int, place: tuple[str, str], python: str
+    ) -> None:
+        command = [python, "-m", "benchmarks.contender", name, workload, str(folder), str(threads), *place]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
         self.log = folder / f"{workload}-{name}.log"

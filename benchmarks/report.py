@@ -14,7 +14,7 @@ from benchmarks.process import Times
 
 Found = dict[str, Times]
 VERSIONS = ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "torch", "jax")
-TORCH = ("torch", "torch-fused", "torch-channels-last", "torch-compile")
+TORCH = ("torch", "torch-fused", "torch-channels-last", "torch-compile", "torch-cuda-graph")
 
 COLUMNS = (
     ("torch / ours", "torch", "session"),

@@ -64,12 +64,20 @@ def bare(workload: Workload, folder: Path, threads: int) -> Step:
     return take
 
 
-def session(workload: Workload, folder: Path, threads: int, device: str = "cpu") -> Step:
+def session(workload: Workload, folder: Path, threads: int, device: str = "cpu", precision: str = "float32") -> Step:
     """`TrainingSession.step` with the loss read."""
     import renom_onnx as rm
 
-    training = rm.runtime.TrainingSession(folder / f"{workload.name}.train.onnx", device=device, threads=threads)
+    training = rm.runtime.TrainingSession(
+        folder / f"{workload.name}.train.onnx", device=device, threads=threads, cuda=cuda_options(precision)
+    )
     return lambda x, y: float(training.step({"x": x, "y": y}))
+
+
+def cuda_options(precision: str) -> Any:
+    import renom_onnx as rm
+
+    return rm.runtime.CudaOptions(use_tf32=precision == "tf32")
 
 
 def infer_bare(workload: Workload, folder: Path, threads: int) -> Step:
@@ -96,15 +104,15 @@ class Executor:
     An epoch is as long as a block, about a second, because an epoch has a cost of its own.
     """
 
-    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
-        self._workload = workload
-        self._options: dict[str, Any] = {"devices": [device], "threads": threads}
-        _, loss, optimizer = workload.elements(workload.steps, shuffle=True)
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu", precision: str = "float32") -> None:
+        self._workload, self._precision = workload, precision
+        self._options: dict[str, Any] = {"devices": [device], "threads": threads, "cuda": cuda_options(precision)}
+        _, loss, optimizer = workload.elements(workload.steps, shuffle=True, precision=precision)
         self._executor = loss.get_training_executor(optimizer, **self._options)
 
     def losses(self) -> list[float]:
         """Return the mean loss of the first batches, in the order in which others take them."""
-        _, loss, optimizer = self._workload.elements(self._workload.n_losses)
+        _, loss, optimizer = self._workload.elements(self._workload.n_losses, precision=self._precision)
         return [float(loss.get_training_executor(optimizer, **self._options).execute(1, progress=False).losses[0])]
 
     def seconds(self, n_steps: int) -> list[float]:

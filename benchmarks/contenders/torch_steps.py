@@ -42,15 +42,18 @@ def torch(
     folder: Path,
     threads: int,
     device: str = "cpu",
+    precision: str = "float32",
     *,
     fused: bool = False,
     channels_last: bool = False,
     compiled: bool = False,
+    captured: bool = False,
 ) -> Step:
-    """Zero the gradients, forward, backward, step."""
+    """Zero the gradients, forward, backward, step; captured as a CUDA graph if that is asked for."""
     import torch as t
 
     t.set_num_threads(threads)
+    t.backends.cuda.matmul.allow_tf32 = t.backends.cudnn.allow_tf32 = precision == "tf32"
     model = workload.torch(t)
     load(t, model, folder / f"{workload.name}.train.onnx")
     model.to(device)
@@ -58,19 +61,59 @@ def torch(
         model.to(memory_format=t.channels_last)
     rate = RATES[workload.optimizer]
     make = t.optim.SGD if workload.optimizer == "sgd" else t.optim.Adam
-    optimizer = make(model.parameters(), lr=rate, **({"fused": True} if fused else {}))
+    options = {"fused": True} if fused else {}
+    if captured and workload.optimizer == "adam":
+        options["capturable"] = True
+    optimizer = make(model.parameters(), lr=rate, **options)
     criterion = t.nn.CrossEntropyLoss()
     forward = t.compile(model) if compiled else model
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        with t.autocast(device, t.bfloat16, enabled=precision == "bfloat16"):
+            loss = criterion(forward(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
 
     def take(rows: Any, labels: Any) -> float:
         x, y = t.from_numpy(rows).to(device), t.from_numpy(labels).reshape(-1).to(device)
         if channels_last:
             x = x.to(memory_format=t.channels_last)
-        optimizer.zero_grad()
-        loss = criterion(forward(x), y)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
+        return float(step(x, y))
+
+    return _captured(t, step, model, optimizer, workload, device) if captured else take
+
+
+def _captured(t: Any, step: Any, model: Any, optimizer: Any, workload: Workload, device: str) -> Step:
+    """Return a step that replays a CUDA graph; written as PyTorch's manual has it, and not run yet on hardware.
+
+    Capture wants some steps before it, whose effect is undone.
+    """
+    rows, labels = workload.batches()[0]
+    x, y = t.from_numpy(rows).to(device), t.from_numpy(labels).reshape(-1).to(device)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stream = t.cuda.Stream()
+    stream.wait_stream(t.cuda.current_stream())
+    with t.cuda.stream(stream):
+        for _ in range(3):
+            step(x, y)
+    t.cuda.current_stream().wait_stream(stream)
+    graph = t.cuda.CUDAGraph()
+    with t.cuda.graph(graph):
+        loss = step(x, y)
+    with t.no_grad():
+        model.load_state_dict(before)
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, t.Tensor):
+                    value.zero_()
+
+    def take(rows: Any, labels: Any) -> float:
+        x.copy_(t.from_numpy(rows))
+        y.copy_(t.from_numpy(labels).reshape(-1))
+        graph.replay()
+        return float(loss)
 
     return take
 

@@ -16,6 +16,10 @@ def images(channels: int, size: int) -> Any:
     return data
 
 
+def no_jax(p: Any, x: Any) -> Any:
+    raise NotImplementedError("it is measured on GPUs, where JAX takes no part")
+
+
 # LeNet: two convolutions, two dense layers
 
 
@@ -119,6 +123,65 @@ def jax_resnet(p: Any, x: Any) -> Any:
         x = relu(y + (x if is_same else norm_conv(f"block{i}.short.", 1, x, 0, stride)))
         n_in = channels
     return dense(p, "dense1", global_average(x))
+
+
+# ResNet-50 at 224 x 224: four stages of 3, 4, 6 and 3 bottlenecks
+
+DEPTHS = (3, 4, 6, 3)
+WIDEN = 4
+"""Channels that a bottleneck returns, for each that it works with."""
+
+
+def resnet50() -> Any:
+    from renom_onnx import graph as g
+
+    def norm_conv(channels: int, kernel: int, stride: int) -> list[Any]:
+        conv = g.Conv(channels, kernel=kernel, padding=kernel // 2, stride=stride, bias=False)
+        return [conv, g.BatchNormalize(unbiased=True)]
+
+    class Bottleneck(g.Model):
+        def __init__(self, n_in: int, channels: int, stride: int) -> None:
+            super().__init__()
+            narrow, middle = norm_conv(channels, 1, 1), norm_conv(channels, 3, stride)
+            self.main = g.Sequential([*narrow, g.Relu(), *middle, g.Relu(), *norm_conv(WIDEN * channels, 1, 1)])
+            is_same = stride == 1 and n_in == WIDEN * channels
+            self.short = None if is_same else g.Sequential(norm_conv(WIDEN * channels, 1, stride))
+
+        def forward(self, x: Any) -> Any:
+            return g.relu(self.main(x) + (x if self.short is None else self.short(x)))
+
+    layers: list[Any] = [*norm_conv(64, 7, 2), g.Relu(), g.MaxPool(kernel=3, stride=2, padding=1)]
+    n_in = 64
+    for i, depth in enumerate(DEPTHS):
+        for j in range(depth):
+            layers.append(Bottleneck(n_in, 64 << i, 2 if i and not j else 1))
+            n_in = WIDEN * (64 << i)
+    return g.Sequential([*layers, g.GlobalAvgPool(), g.Flatten(), g.Dense(1000)])
+
+
+def torch_resnet50(t: Any) -> Any:
+    n = t.nn
+
+    def norm_conv(n_in: int, channels: int, kernel: int, stride: int) -> list[Any]:
+        return [n.Conv2d(n_in, channels, kernel, stride, kernel // 2, bias=False), n.BatchNorm2d(channels)]
+
+    class Bottleneck(n.Module):  # type: ignore[misc]
+        def __init__(self, n_in: int, channels: int, stride: int) -> None:
+            super().__init__()
+            narrow, middle = norm_conv(n_in, channels, 1, 1), norm_conv(channels, channels, 3, stride)
+            self.main = n.Sequential(*narrow, n.ReLU(), *middle, n.ReLU(), *norm_conv(channels, WIDEN * channels, 1, 1))
+            is_same = stride == 1 and n_in == WIDEN * channels
+            self.short = n.Identity() if is_same else n.Sequential(*norm_conv(n_in, WIDEN * channels, 1, stride))
+
+        def forward(self, x: Any) -> Any:
+            return t.relu(self.main(x) + self.short(x))
+
+    layers, n_in = [*norm_conv(3, 64, 7, 2), n.ReLU(), n.MaxPool2d(3, 2, 1)], 64
+    for i, depth in enumerate(DEPTHS):
+        for j in range(depth):
+            layers.append(Bottleneck(n_in, 64 << i, 2 if i and not j else 1))
+            n_in = WIDEN * (64 << i)
+    return n.Sequential(*layers, n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(n_in, 1000))
 
 
 # MobileNet v2: inverted residual blocks with depthwise convolutions
@@ -261,6 +324,10 @@ WORKLOADS = [
     Workload("lenet", 64, "sgd", images(1, 28), lenet, torch_lenet, jax_lenet, is_image=True, steps=30),
     Workload(
         "resnet", 64, "sgd", images(3, 32), resnet, torch_resnet, jax_resnet, is_image=True, n_batches=2, steps=3,
+    ),
+    Workload(
+        "resnet50", 64, "sgd", images(3, 224), resnet50, torch_resnet50, no_jax, is_image=True, n_batches=2, steps=4,
+        needs_gpu=True,
     ),
     Workload(
         "mobilenet", 32, "sgd", images(3, 32), mobilenet, torch_mobilenet, jax_mobilenet, is_image=True, n_batches=2,
