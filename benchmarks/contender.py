@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.contender NAME WORKLOAD FOLDER THREADS DEVICE PRECISION`` answers commands on stdin, a line each,
 with a line of JSON: ``losses`` (of the first batches), ``block N`` (seconds of N steps), ``memory`` (peak resident MB;
-on a GPU, MB of its memory) and ``quit``. The first line that it writes says that it is ready, or why it cannot take part.
+on a GPU, MB of its memory) and ``quit``. The first line that it writes says that it is ready, or why it cannot take
+part.
 """
 
 from __future__ import annotations

@@ -2,17 +2,19 @@
 
 With b rows on p ranks, a step takes
 
-    T(p) = max(1, p / cores) (a + c b / p) + R(p),    R(p) = 2 (p - 1) l + 2 (p - 1) / p n / w
+    T(p) = ceil(p / cores) C(b / p) + R(p),    R(p) = 2 (p - 1) l + 2 (p - 1) / p n / w
 
-where a + c r is the step of one session on r rows, and R the sum of n bytes of gradients around a ring of links that
-take l seconds for a message and pass w bytes a second. Gradients are added after all of them are computed, so that
-nothing of R is hidden behind computation. a and c are fitted to steps of one session, l and w to sums on two ranks.
+where C(r) is the step of one session on r rows, as measured here, and R the sum of n bytes of gradients around a ring
+of links that take l seconds for a message and pass w bytes a second, fitted to sums on two ranks. Gradients are added
+after all of them are computed, so that nothing of R is hidden behind computation. Where ranks share cores, all wait for
+those of the core that has most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -101,15 +103,14 @@ def check(batch_size: int, counts: list[int], rounds: int) -> None:
                 times[size].append(seconds)
     for job in alone.values():
         job.close()
-    c, a = np.polyfit(sizes, [statistics.median(times[size]) for size in sizes], 1)
+    step_s = {size: statistics.median(found) for size, found in times.items()}
     jobs = {ONE: TrainingJob(batch_size), **{str(p): TrainingJob(batch_size, n_ranks=p) for p in counts}}
     measured = {name: statistics.median(found) for name, found in in_turn(jobs, rounds).items()}
     n_bytes = 4 * gradient_count()
-    step = f"{a * 1e3:.2f} ms + {c * 1e6:.1f} us r"
-    print(f"\na step of r rows on one session: {step}; gradients: {n_bytes} bytes; cores: {cores}\n")
+    print(f"\ngradients: {n_bytes} bytes; cores: {cores}\n")
     print(header(["batch", "ranks", "predicted ms", "measured ms", "measured / predicted"]))
     for p in counts:
-        predicted = max(1.0, p / cores) * (a + c * batch_size / p) + link.sum_s(n_bytes, p)
+        predicted = math.ceil(p / cores) * step_s[-(-batch_size // p)] + link.sum_s(n_bytes, p)
         found = measured[str(p)]
         figures = [f"{predicted * 1e3:.2f}", f"{found * 1e3:.2f}", f"{found / predicted:.2f}"]
         print(row([str(batch_size), str(p), *figures]))
