@@ -172,7 +172,9 @@ class Distributor:
         position = self.position(indices)
         if position * self.batch_size > len(self):  # the batch that begins at the last row's end is the empty one
             raise StopIteration
-        rows = self.rows(position)
+        return self._part_of(self.rows(position), part)
+
+    def _part_of(self, rows: slice | Array, part: slice | None) -> slice | Array:
         if part is None:
             return rows
         if isinstance(rows, slice):
@@ -182,7 +184,7 @@ class Distributor:
 
     def position(self, indices: Sequence[int]) -> int:
         """Return the number of the next batch of some outputs."""
-        return max(self._positions[i] for i in indices)
+        return max([self._positions[i] for i in indices])
 
     def advance(self, indices: Sequence[int]) -> None:
         """Move some outputs on to the batch after the one that they have in common."""
@@ -209,9 +211,12 @@ class Distributor:
         """
         try:
             while (position := self.position(indices)) < self.n_batches:
-                found = self.batch(indices, None if part is None else part(position, self.n_rows(position)))
-                self.advance(indices)
-                yield tuple(found[i] for i in indices)
+                own = None if part is None else part(position, self.n_rows(position))
+                rows = self._part_of(self.rows(position), own)
+                found = tuple([_taken(self.arrays[i], rows) for i in indices])
+                for i in indices:
+                    self._positions[i] = position + 1
+                yield found
         finally:
             self.reset()
 
