@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.devices import ONE, in_turn
 from benchmarks.process import IDLE_S
 from benchmarks.report import header, machine, row
-from benchmarks.training_job import TrainingJob, mpiexec
+from benchmarks.training_job import TrainingJob, environment, mpiexec
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 """Float32 elements of the sums that are timed."""
@@ -75,9 +75,8 @@ def print_sums() -> None:
 def link_of_this_machine() -> Link:
     """Fit a link to the sums of two ranks, of which the smallest tells the latency and the largest the rest."""
     command = [*mpiexec(2), sys.executable, "-m", "mpi4py", "-m", "benchmarks.scaling", "--print-sums"]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
     output = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, env={**os.environ, **root}
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, env=environment()
     ).stdout
     times = json.loads(output.strip().splitlines()[-1])
     slope = (times[-1] - times[0]) / (4 * (SIZES[-1] - SIZES[0]))

@@ -32,6 +32,12 @@ def mpiexec(n_ranks: int) -> list[str]:
     return [found, "-n", str(n_ranks), *(["--oversubscribe", "--bind-to", "none"] if is_open_mpi else [])]
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of ranks of one thread, which a container's root may start too."""
+    own = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own}
+
+
 class TrainingJob:
     """A job, which sleeps but for its epochs.
 
@@ -46,13 +52,12 @@ class TrainingJob:
         self._n_told = 0
         command = [*(mpiexec(n_ranks) if n_ranks else []), sys.executable]
         command += [*(["-m", "mpi4py"] if n_ranks else []), "-m", "benchmarks.training_job"]
-        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [*command, self._folder.name, str(batch_size), str(n_sessions)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **root},
+            env=environment(),
         )
 
     def epoch(self) -> tuple[float, float]:

@@ -57,12 +57,19 @@ def jax_lenet(p: Any, x: Any) -> Any:
 STAGES = ((32, 1), (64, 2), (128, 2))
 
 
-def resnet() -> Any:
+def norm_conv(channels: int, kernel: int, stride: int) -> list[Any]:
     from renom_onnx import graph as g
 
-    def norm_conv(channels: int, kernel: int, stride: int) -> list[Any]:
-        conv = g.Conv(channels, kernel=kernel, padding=kernel // 2, stride=stride, bias=False)
-        return [conv, g.BatchNormalize(unbiased=True)]
+    conv = g.Conv(channels, kernel=kernel, padding=kernel // 2, stride=stride, bias=False)
+    return [conv, g.BatchNormalize(unbiased=True)]
+
+
+def torch_norm_conv(n: Any, n_in: int, channels: int, kernel: int, stride: int) -> list[Any]:
+    return [n.Conv2d(n_in, channels, kernel, stride, kernel // 2, bias=False), n.BatchNorm2d(channels)]
+
+
+def resnet() -> Any:
+    from renom_onnx import graph as g
 
     class Block(g.Model):
         def __init__(self, n_in: int, channels: int, stride: int) -> None:
@@ -85,17 +92,13 @@ def resnet() -> Any:
 def torch_resnet(t: Any) -> Any:
     n = t.nn
 
-    def norm_conv(n_in: int, channels: int, kernel: int, stride: int) -> list[Any]:
-        conv = n.Conv2d(n_in, channels, kernel, stride, kernel // 2, bias=False)
-        return [conv, n.BatchNorm2d(channels)]
-
     class Block(n.Module):  # type: ignore[misc]
         def __init__(self, n_in: int, channels: int, stride: int) -> None:
             super().__init__()
-            first, second = norm_conv(n_in, channels, 3, stride), norm_conv(channels, channels, 3, 1)
+            first, second = torch_norm_conv(n, n_in, channels, 3, stride), torch_norm_conv(n, channels, channels, 3, 1)
             self.main = n.Sequential(*first, n.ReLU(), *second)
             is_same = stride == 1 and n_in == channels
-            self.short = n.Identity() if is_same else n.Sequential(*norm_conv(n_in, channels, 1, stride))
+            self.short = n.Identity() if is_same else n.Sequential(*torch_norm_conv(n, n_in, channels, 1, stride))
 
         def forward(self, x: Any) -> Any:
             return t.relu(self.main(x) + self.short(x))
@@ -105,7 +108,7 @@ def torch_resnet(t: Any) -> Any:
         blocks.append(Block(n_in, channels, stride))
         n_in = channels
     head = [n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(128, 10)]
-    return n.Sequential(*norm_conv(3, 32, 3, 1), n.ReLU(), *blocks, *head)
+    return n.Sequential(*torch_norm_conv(n, 3, 32, 3, 1), n.ReLU(), *blocks, *head)
 
 
 def jax_resnet(p: Any, x: Any) -> Any:
@@ -135,10 +138,6 @@ WIDEN = 4
 def resnet50() -> Any:
     from renom_onnx import graph as g
 
-    def norm_conv(channels: int, kernel: int, stride: int) -> list[Any]:
-        conv = g.Conv(channels, kernel=kernel, padding=kernel // 2, stride=stride, bias=False)
-        return [conv, g.BatchNormalize(unbiased=True)]
-
     class Bottleneck(g.Model):
         def __init__(self, n_in: int, channels: int, stride: int) -> None:
             super().__init__()
@@ -162,21 +161,22 @@ def resnet50() -> Any:
 def torch_resnet50(t: Any) -> Any:
     n = t.nn
 
-    def norm_conv(n_in: int, channels: int, kernel: int, stride: int) -> list[Any]:
-        return [n.Conv2d(n_in, channels, kernel, stride, kernel // 2, bias=False), n.BatchNorm2d(channels)]
-
     class Bottleneck(n.Module):  # type: ignore[misc]
         def __init__(self, n_in: int, channels: int, stride: int) -> None:
             super().__init__()
-            narrow, middle = norm_conv(n_in, channels, 1, 1), norm_conv(channels, channels, 3, stride)
-            self.main = n.Sequential(*narrow, n.ReLU(), *middle, n.ReLU(), *norm_conv(channels, WIDEN * channels, 1, 1))
+            narrow, middle = torch_norm_conv(n, n_in, channels, 1, 1), torch_norm_conv(n, channels, channels, 3, stride)
+            self.main = n.Sequential(
+                *narrow, n.ReLU(), *middle, n.ReLU(), *torch_norm_conv(n, channels, WIDEN * channels, 1, 1)
+            )
             is_same = stride == 1 and n_in == WIDEN * channels
-            self.short = n.Identity() if is_same else n.Sequential(*norm_conv(n_in, WIDEN * channels, 1, stride))
+            self.short = (
+                n.Identity() if is_same else n.Sequential(*torch_norm_conv(n, n_in, WIDEN * channels, 1, stride))
+            )
 
         def forward(self, x: Any) -> Any:
             return t.relu(self.main(x) + self.short(x))
 
-    layers, n_in = [*norm_conv(3, 64, 7, 2), n.ReLU(), n.MaxPool2d(3, 2, 1)], 64
+    layers, n_in = [*torch_norm_conv(n, 3, 64, 7, 2), n.ReLU(), n.MaxPool2d(3, 2, 1)], 64
     for i, depth in enumerate(DEPTHS):
         for j in range(depth):
             layers.append(Bottleneck(n_in, 64 << i, 2 if i and not j else 1))
