@@ -133,15 +133,7 @@ class Direction:
             parts = [inside.input(v.dtype, without(v.shape, 0), f"X{i + 1}") for i, v in enumerate(slices)]
             before, das = back(carried, parts, inside.see(rows))
             body, outside = inside.body("step_back", [*before, *das])
-            made = op.Scan(
-                *ends,
-                *slices,
-                *outside,
-                body=body,
-                num_scan_inputs=len(slices),
-                scan_input_directions=[BACKWARDS] * len(slices),
-                scan_output_directions=[BACKWARDS] * len(das),
-            )
+            made = _scan_back(op, body, ends, slices, outside, len(das))
             ends, das = [op.Unsqueeze(v, [0]) for v in made[: len(ends)]], made[len(ends) :]
         return das[0], das[-1], ends[0], ends[1] if len(ends) > 1 else None
 
@@ -215,15 +207,7 @@ class Direction:
         ga, ge, *carried = without_calls(op, [ga, ge, *before, *total], ())
         written = [ga] if same_value(ga) is same_value(ge) else [ga, ge]
         body, outside = inside.body("step_back", [*carried, *written])
-        made = op.Scan(
-            *states,
-            *steps,
-            *outside,
-            body=body,
-            num_scan_inputs=len(steps),
-            scan_input_directions=[BACKWARDS] * len(steps),
-            scan_output_directions=[BACKWARDS] * len(written),
-        )
+        made = _scan_back(op, body, states, steps, outside, len(written))
         n, k = len(before), len(carried)
         dh, dc = (*(op.Unsqueeze(v, [0]) for v in made[:n]), None)[:2]
         return made[k], made[-1], list(made[n:k]), dh, dc
@@ -304,3 +288,9 @@ def _summed(op, parts, like):
     """Return the sum of the parts, as they are broadcast over the rows."""
     total = op.Sum(*parts) if len(parts) > 1 else parts[0]
     return total if total.rank == like.rank else op.ReduceSum(total, list(range(total.rank - like.rank)), keepdims=0)
+
+
+def _scan_back(op, body, carried, steps, outside, n_written):
+    """Return what a body carries to the first step, and what it writes at each, when it runs from the last one back."""
+    directions = dict(scan_input_directions=[BACKWARDS] * len(steps), scan_output_directions=[BACKWARDS] * n_written)
+    return op.Scan(*carried, *steps, *outside, body=body, num_scan_inputs=len(steps), **directions)
