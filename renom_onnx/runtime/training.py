@@ -242,7 +242,7 @@ class TrainingSession(Trainable):
 
     def _tuned_forms(self, dims: Mapping[str, int]) -> frozenset[str]:
         """Return the forms that are fastest for some sizes."""
-        held = {**self._state[self._current], **self._optional, **self._memory.fixed}
+        held = {**self._state[self._current], **self._memory.fixed}
         values = {name: tensor.read() for name, tensor in held.items()}
         options = self._session_options
         key = self._step_bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode()
