@@ -7,6 +7,7 @@
     ├── ConversionError  (ValueError)           a model that cannot be written or read
     ├── DeviceError      (RuntimeError)         a device or an onnxruntime that is not there
     └── RunError         (RuntimeError)         onnxruntime refused or stopped
+        └── IndexRangeError  (IndexError)       a label or index that is out of range
 
 Each is also a builtin exception, so ``except ValueError`` works too. Every message says the rule, what was got, what to
 do and, where an element is concerned, the user's line that made it.
@@ -19,6 +20,7 @@ __all__ = [
     "DTypeError",
     "DeviceError",
     "GradientError",
+    "IndexRangeError",
     "RenomError",
     "RunError",
     "ShapeError",
@@ -52,6 +54,10 @@ class DeviceError(RenomError, RuntimeError):
 
 class RunError(RenomError, RuntimeError):
     """Onnxruntime refused a model or stopped while running it."""
+
+
+class IndexRangeError(RunError, IndexError):
+    """A label or an index that is out of range."""
 
 
 def first_line(error: Exception) -> str:

@@ -97,6 +97,10 @@ def test_an_error_is_a_renom_error_and_a_builtin_one(name):
     assert kind.__bases__ == (rm.RenomError, builtin[name])
 
 
+def test_an_index_out_of_range_is_an_error_of_a_run_and_a_builtin_one():
+    assert rm.IndexRangeError.__bases__ == (rm.RunError, IndexError)
+
+
 # The seed's spelling, and what it is another name of
 ALIASES = {
     "AddElement": "Add",

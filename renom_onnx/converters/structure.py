@@ -185,8 +185,8 @@ def named_values(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [attribute for attribute in node.attribute if attribute.name in ("xs", "zs", "y")]
 
 
-def inferred_types(model: onnx.ModelProto, graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
-    """Return the types that inference finds for the values of a graph, which has the functions of a model.
+def bare_model(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    """Return a model of a graph for inference of types: initializers that are no settings are inputs.
 
     Args:
         model: whose functions and imports the graph uses.
@@ -205,6 +205,17 @@ def inferred_types(model: onnx.ModelProto, graph: onnx.GraphProto) -> dict[str, 
             bare.graph.initializer.append(tensor)
         elif tensor.name not in declared:
             bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return bare
+
+
+def inferred_types(model: onnx.ModelProto, graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Return the types that inference finds for the values of a graph, which has the functions of a model.
+
+    Args:
+        model: whose functions and imports the graph uses.
+        graph: of the model, or the concatenation of graph and algorithm.
+    """
+    bare = bare_model(model, graph)
     types = {t.name: helper.make_tensor_type_proto(t.data_type, list(t.dims)) for t in graph.initializer}
     with contextlib.suppress(Exception):  # a model that inference refuses keeps the types that it declares
         bare = shape_inference.infer_shapes(bare, data_prop=True)

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.tree import TreeWriter, as_bytes, tree_opset
-from renom_onnx.errors import RunError, ShapeError
+from renom_onnx.errors import IndexRangeError, RunError, ShapeError
 from renom_onnx.graph import schema
 from renom_onnx.graph.distributor import Distributor, Stream
 from renom_onnx.graph.node import Constant, Input, Leaf, Mutable, Node, Static, Value, ancestors
 from renom_onnx.graph.site import created_at
 from renom_onnx.graph.update import Updates
 from renom_onnx.runtime.device import Device
-from renom_onnx.runtime.failure import run_error
+from renom_onnx.runtime.failure import placed, run_error
+from renom_onnx.runtime.index_range import IndexRanges, is_of_index
 from renom_onnx.runtime.opening import open_session
 
 Array = np.ndarray[Any, Any]
@@ -138,7 +139,7 @@ def _evaluate(
         try:
             outputs = compiled.session.run(compiled.fetches, feeds)
         except Exception as e:
-            raise _error(e, compiled.node_names, nodes) from e
+            raise _explained(_error(e, compiled.node_names, nodes), values, nodes, arrays) from e
         results = dict(zip(computed, outputs, strict=True))
     for distributor, indices in distributors.items():
         distributor.advance(indices)
@@ -192,6 +193,20 @@ def _check_symbols(arrays: Mapping[Node, Array]) -> None:
 def _error(error: Exception, node_names: Mapping[str, int], nodes: Sequence[Node]) -> RunError:
     origins = {name: nodes[i] for name, i in node_names.items()}
     return run_error("evaluate", error, origins, nodes[-1].site)
+
+
+def _explained(
+    error: RunError, values: Sequence[Value], nodes: Sequence[Node], arrays: Mapping[Node, Array]
+) -> RunError:
+    """Return what to raise for an error of a run: that of an index if it is one."""
+    if not is_of_index(error):
+        return error
+    writer = TreeWriter(nodes, values, opset=tree_opset(nodes, None), feed_all=True)
+    model = writer.model(writer.graph("evaluation", nodes, [v for v in values if not isinstance(v.node, Leaf)]))
+    feeds = {writer.names.of(node.output): array for node, array in arrays.items() if not isinstance(node, Constant)}
+    found = IndexRanges(model).explain(error, feeds)
+    origins = {name: node for node, name in writer.tree_names.nodes.items()}
+    return placed(found, origins) if isinstance(found, IndexRangeError) else found
 
 
 def take_step(step: Updates) -> None:

@@ -15,13 +15,13 @@ from renom_onnx.converters.export import training_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.errors import ConversionError, RunError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
-from renom_onnx.graph.node import Mutable, Node, ancestors
+from renom_onnx.graph.node import Mutable, Node, Value, ancestors
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.runtime.ahead import ahead
 from renom_onnx.runtime.checkpoint import Keeper, Progress
 from renom_onnx.runtime.engine import RanksLostError
 from renom_onnx.runtime.event import Event, Events, Listener
-from renom_onnx.runtime.failure import user_lines
+from renom_onnx.runtime.failure import index_lines, user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import Epoch, History
 from renom_onnx.runtime.metric import Metric, as_metric
@@ -76,7 +76,9 @@ class TrainingExecutor:
         self._root = root
         self._source = Source(ancestors([*(root.node.loss or ()), root]), root)  # in the order of the file's inputs
         model, self._names = training_model(self._updates)
-        self.session = training_session(as_bytes(model), devices, placement, self._source.whole())
+        with index_lines(self._values()):
+            self.session = training_session(as_bytes(model), devices, placement, self._source.whole())
+            self.session.check_indices(self._source.loaded())
         self._types = {spec.name: spec.dtype for spec in (*self.session.file_feeds, *self.session.feeds)}
         self._is_resident = self.session.feeds != self.session.file_feeds
         feeds_ahead = placement.get("feed_ahead")
@@ -173,6 +175,8 @@ class TrainingExecutor:
         if judged and validation is None:
             raise ConversionError("execute: metrics must have validation data, got none. Give validation=(x, y).")
         data = _as_distributor(validation, self._source)
+        with index_lines(self._values()):
+            self.session.check_indices({} if data is None else self._source.loaded(data))
         keeper.find()
         self._emit("Initialize")
         for _ in range(self._epochs_left(epochs)):
@@ -359,8 +363,11 @@ class TrainingExecutor:
             model, _ = training_model(self._updates, inline=True)
             TrainingSession(model, "cpu").step(converted(self._source.taken(feeds), self._types))
 
-        values = [*self._updates.next_values.values(), self._updates.training_loss, self._root]
-        return user_lines("execute", values, again)
+        return user_lines("execute", self._values(), again)
+
+    def _values(self) -> list[Value]:
+        """Return the outputs of the training step, the loss last."""
+        return [*self._updates.next_values.values(), self._updates.training_loss, self._root]
 
     def _judged(self, feeds: Feeds, found: Mapping[str, Array]) -> tuple[Array | None, Array | None]:
         """Return the prediction, and the first input that inference does not need; None where there are no rows."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from renom_onnx.errors import RunError, first_line
+from renom_onnx.errors import IndexRangeError, RunError, first_line
 from renom_onnx.graph.naming import TreeNames
 from renom_onnx.graph.node import Node, Value, ancestors
 from renom_onnx.graph.site import Site, created_at
+
+_NODE = re.compile(r"It is node '([^']*)' of the model\.$")
 
 
 def run_error(
@@ -58,7 +60,7 @@ def _says_rule(text: str, node: Node) -> bool:
 
 
 @contextlib.contextmanager
-def user_lines(caller: str, values: Iterable[Value], again: Callable[[], object] | None = None) -> Iterator[None]:
+def user_lines(caller: str, values: Sequence[Value], again: Callable[[], object] | None = None) -> Iterator[None]:
     """Give the errors of a session that runs a tree the user's lines.
 
     Args:
@@ -67,18 +69,40 @@ def user_lines(caller: str, values: Iterable[Value], again: Callable[[], object]
         again: runs the tree once more with every call written out: in a call onnxruntime names no node.
     """
     try:
-        yield
+        with index_lines(values):
+            yield
+    except IndexRangeError:
+        raise
     except RunError as e:
         cause = e.__cause__
         if not isinstance(cause, Exception):
             raise
         if again is not None and "Name:''" in str(cause):
             cause = _cause_of(again) or cause
-        values = list(values)
-        origins = {name: node for node, name in TreeNames(ancestors(values)).nodes.items()}
+        origins = _origins(values)
         node = _named_node(str(e), origins)
         known = e if node is not None and _says_rule(str(e), node) else cause
         raise run_error(caller, known, origins, values[-1].node.site) from cause
+
+
+@contextlib.contextmanager
+def index_lines(values: Sequence[Value]) -> Iterator[None]:
+    """Give the errors of labels and indices alone the user's lines."""
+    try:
+        yield
+    except IndexRangeError as e:
+        raise placed(e, _origins(values)) from e.__cause__
+
+
+def placed(error: IndexRangeError, origins: Mapping[str, Node]) -> IndexRangeError:
+    """Return an error that names a node of the model with the user's line in its place."""
+    found = _NODE.search(str(error))
+    node = origins.get(found[1]) if found is not None else None
+    return error if node is None else IndexRangeError(_NODE.sub(lambda _: created_at(node.site), str(error)))
+
+
+def _origins(values: Sequence[Value]) -> dict[str, Node]:
+    return {name: node for node, name in TreeNames(ancestors(values)).nodes.items()}
 
 
 def _cause_of(again: Callable[[], object]) -> Exception | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,19 @@ class Source:
         in_memory = all(isinstance(a, np.ndarray) and not isinstance(a, np.memmap) and len(a) for a in rows.values())
         return {name: np.asarray(array) for name, array in rows.items()} if in_memory else None
 
+    def loaded(self, data: Distributor | None = None) -> Feeds:
+        """Return all rows of the inputs whose data can be looked at without reading a file.
+
+        Args:
+            data: a distributor in the place of the tree's.
+        """
+        source = data if data is not None else next(iter(self.distributors), None)
+        found = {} if data is not None else self.arrays
+        if source is not None and source.has_numbered_rows:
+            columns = {name: i for name, i in self.columns.items() if i < len(source.arrays)}
+            found |= {name: np.asarray(rows) for name, i in columns.items() if _is_loaded(rows := source.rows_of(i))}
+        return found
+
     def row_numbers(self, deal: Deal | None = None) -> Generator[Feeds, None, None]:
         """Yield for each batch from the next one on the numbers of its rows, and what no distributor feeds."""
         dealer = self.distributors[0]
@@ -171,6 +185,15 @@ class Source:
             n_rows = max(len(array) for name, array in arrays.items() if name in deal.names)
         part = deal.part(position, n_rows)
         return Shard({n: a[part] if n in deal.names else a for n, a in arrays.items()}, n_rows)
+
+
+def _is_loaded(rows: Any) -> bool:
+    if not isinstance(rows, np.ndarray) or not len(rows):
+        return False
+    owner: Any = rows
+    while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+        owner = owner.base
+    return not isinstance(owner, np.memmap | mmap.mmap)
 
 
 def converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import MAX_SIGNATURES, FeedSpec, Signature, check_feeds, signature_of
+from renom_onnx.runtime.index_range import IndexRanges
 from renom_onnx.runtime.opening import open_session
 
 Array = np.ndarray[Any, Any]
@@ -55,8 +57,9 @@ class InferenceSession:
         cuda: CudaOptions | None = None,
     ) -> None:
         self.device = parse_device(device)
-        model_bytes, self.inputs, self.outputs = inference_reading(model, self.device.kind)
-        self._session = open_session(model_bytes, self.device, threads=threads, cuda=cuda)
+        reading = inference_reading(model, self.device.kind)
+        self.inputs, self.outputs, self._index_ranges = reading.inputs, reading.outputs, reading.index_ranges
+        self._session = open_session(reading.model, self.device, threads=threads, cuda=cuda)
         self._known: set[Signature] = set()
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -67,6 +70,7 @@ class InferenceSession:
 
         Raises:
             ShapeError, DTypeError: a feed does not fit.
+            IndexRangeError: a label or index is out of range.
             RunError: onnxruntime stopped.
         """
         signature = signature_of(feeds)
@@ -75,16 +79,42 @@ class InferenceSession:
         else:
             arrays, _ = check_feeds("InferenceSession.run", self.inputs, feeds)
             if signature is not None and len(self._known) < MAX_SIGNATURES:
+                self._index_ranges.check(arrays)
                 self._known.add(signature)
         try:
             results = self._session.run(self.outputs, arrays)
         except Exception as e:
-            raise run_error("InferenceSession.run", e) from e
+            raise self._index_ranges.explain(run_error("InferenceSession.run", e), arrays) from e
         return dict(zip(self.outputs, results, strict=True))
 
+    def check_indices(self, data: Mapping[str, Any]) -> None:
+        """Look once at data that will be fed; see `TrainingSession.check_indices`.
 
-def inference_reading(model: Any, kind: str) -> tuple[bytes, tuple[FeedSpec, ...], tuple[str, ...]]:
-    """Return the bytes of a model's inference reading, its inputs and the names of its outputs.
+        Raises:
+            IndexRangeError: an integer is out of range.
+        """
+        self._index_ranges.check(data)
+
+
+@dataclass(frozen=True)
+class InferenceReading:
+    """The inference reading of a model.
+
+    Attributes:
+        model: its bytes.
+        inputs: what it must be fed.
+        outputs: names of what it gives.
+        index_ranges: how far labels and indices among the inputs may go.
+    """
+
+    model: bytes
+    inputs: tuple[FeedSpec, ...]
+    outputs: tuple[str, ...]
+    index_ranges: IndexRanges
+
+
+def inference_reading(model: Any, kind: str) -> InferenceReading:
+    """Return the inference reading of a model.
 
     Args:
         model: a path, bytes or ModelProto.
@@ -99,4 +129,5 @@ def inference_reading(model: Any, kind: str) -> tuple[bytes, tuple[FeedSpec, ...
     proto = lower(proto)
     initialized = {tensor.name for tensor in proto.graph.initializer}
     inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
-    return as_bytes(for_device(proto, kind)), inputs, tuple(output.name for output in proto.graph.output)
+    outputs = tuple(output.name for output in proto.graph.output)
+    return InferenceReading(as_bytes(for_device(proto, kind)), inputs, outputs, IndexRanges(proto))

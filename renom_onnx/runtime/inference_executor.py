@@ -13,7 +13,7 @@ from renom_onnx.converters.export import to_onnx
 from renom_onnx.graph.node import ancestors
 from renom_onnx.runtime.engine import Engine, RanksLostError
 from renom_onnx.runtime.event import Event, Events, Listener
-from renom_onnx.runtime.failure import user_lines
+from renom_onnx.runtime.failure import index_lines, user_lines
 from renom_onnx.runtime.feeding import EpochLoss, Feeds, Source, converted
 from renom_onnx.runtime.history import History
 from renom_onnx.runtime.inference import InferenceSession
@@ -115,9 +115,14 @@ class InferenceExecutor:
     def _session(self) -> InferenceSession | InferencePool:
         model = to_onnx(self._element, outputs={"output": self._element})
         threads = max(1, self._engine.cores() // len(self._devices)) if self._engine.size > 1 else None
+        session: InferenceSession | InferencePool
         if len(self._devices) > 1:
-            return InferencePool(model, self._devices, threads=threads)
-        return InferenceSession(model, self._devices[0], threads=threads)
+            session = InferencePool(model, self._devices, threads=threads)
+        else:
+            session = InferenceSession(model, self._devices[0], threads=threads)
+        with index_lines([self._element.output]):
+            session.check_indices(self._source.loaded())
+        return session
 
     def _values(
         self, session: InferenceSession | InferencePool, begin: Callable[[], object] = lambda: None

@@ -17,7 +17,7 @@ from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import Device, core_count, parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import check_feeds
-from renom_onnx.runtime.inference import inference_reading
+from renom_onnx.runtime.inference import InferenceReading, inference_reading
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
 
@@ -76,12 +76,13 @@ class InferencePool:
         self.devices = [parse_device(device) for device in devices]
         if len({device.kind for device in self.devices}) > 1:
             raise DeviceError(f"InferencePool: devices must be of one kind, got {list(map(str, self.devices))}.")
-        model_bytes, self.inputs, self.outputs = inference_reading(model, self.devices[0].kind)
+        reading = inference_reading(model, self.devices[0].kind)
+        self.inputs, self.outputs, self._index_ranges = reading.inputs, reading.outputs, reading.index_ranges
         n_cpus = sum(device.kind == "cpu" for device in self.devices)
         if threads is None and n_cpus > 1:
             threads = max(1, core_count() // n_cpus)
         options = {"threads": threads, "spinning": len(self.devices) == 1, "cuda": cuda}
-        lanes = [_Lane(model_bytes, self.outputs, device, fixed_sizes, options) for device in self.devices]
+        lanes = [_Lane(reading, device, fixed_sizes, options) for device in self.devices]
         self._lanes = lanes
         lanes[0].open()  # so that a model that cannot run is an error here
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
@@ -105,6 +106,7 @@ class InferencePool:
 
         Raises:
             ShapeError, DTypeError: a feed does not fit.
+            IndexRangeError: a label or index is out of range.
             RunError: onnxruntime stopped, or the pool is closed.
         """
         return self.submit(feeds).result()
@@ -137,6 +139,14 @@ class InferencePool:
             self._queue.put(request)
         return request.future
 
+    def check_indices(self, data: Mapping[str, Any]) -> None:
+        """Look once at data that will be fed; see `TrainingSession.check_indices`.
+
+        Raises:
+            IndexRangeError: an integer is out of range.
+        """
+        self._index_ranges.check(data)
+
     def close(self) -> None:
         """Finish what waits, then end the threads; later requests are errors."""
         with self._lock:
@@ -166,11 +176,9 @@ class _Request:
 class _Lane:
     """The sessions of one device, which its thread alone uses."""
 
-    def __init__(
-        self, model: bytes, outputs: Sequence[str], device: Device, fixed_sizes: int, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, reading: InferenceReading, device: Device, fixed_sizes: int, options: Mapping[str, Any]) -> None:
         self.device = device
-        self._model, self._outputs, self._options = model, list(outputs), options
+        self._reading, self._options = reading, options
         self._sessions: BySize[Any] = BySize(fixed_sizes)
 
     def open(self) -> None:
@@ -178,15 +186,15 @@ class _Lane:
         self._sessions.get({"": 0}, self._open)
 
     def _open(self, dims: dict[str, int] | None) -> Any:
-        return open_session(self._model, self.device, dims=dims, **self._options)
+        return open_session(self._reading.model, self.device, dims=dims, **self._options)
 
     def run(self, request: _Request) -> Outputs:
         session = self._sessions.get(request.sizes, self._open)
         try:
-            results = session.run(self._outputs, request.arrays)
+            results = session.run(self._reading.outputs, request.arrays)
         except Exception as e:
-            raise run_error("InferencePool.run", e) from e
-        return dict(zip(self._outputs, results, strict=True))
+            raise self._reading.index_ranges.explain(run_error("InferencePool.run", e), request.arrays) from e
+        return dict(zip(self._reading.outputs, results, strict=True))
 
 
 def _serve(lane: _Lane, queue: SimpleQueue[_Request | None], room: threading.Semaphore) -> None:

@@ -111,6 +111,7 @@ class ParallelTrainingSession(Trainable):
         self._loss = LossBuffer(self._replicas[0].loss)
         self._team = Team(len(self.devices))
         self._broken: str | None = None
+        self._has_seen_feeds = False
         self._evaluations: dict[bool, tuple[ParallelEvaluation, list[FeedSpec]]] = {}
         self._join()
 
@@ -152,6 +153,7 @@ class ParallelTrainingSession(Trainable):
 
         Raises:
             ShapeError, DTypeError: a feed does not fit; then nothing was changed.
+            IndexRangeError: a label or index is out of range; then nothing was changed.
             RunError: onnxruntime stopped; then nothing was changed, unless the message says so.
         """
         if self._broken is not None:
@@ -186,21 +188,32 @@ class ParallelTrainingSession(Trainable):
     def _sum_gradients(self, parts: Sequence[PreparedPart]) -> None:
         for replica, part in zip(self._replicas, parts, strict=True):
             replica.begin(part)
+        dealt = [part.part for part in parts]
         for i in range(self._n_buffers):
-            self._run([partial(replica.compute, i) for replica in self._replicas])
+            self._run([partial(replica.compute, i) for replica in self._replicas], dealt)
             is_last = i == self._n_buffers - 1
             self._add_up([replica.buffers[i] for replica in self._replicas], self._n_exact if is_last else None)
 
     def _add_up(self, buffers: Sequence[Tensor], n_exact: int | None) -> None:
         self._engine.allreduce(buffers, n_exact)
 
-    def _run(self, jobs: Sequence[Job], caller: str = "step") -> list[Any]:
+    def _run(self, jobs: Sequence[Job], parts: Sequence[Part] = (), caller: str = "step") -> list[Any]:
+        """Return what the devices give.
+
+        Args:
+            jobs: one for each.
+            parts: what they run on, where that may be wrong.
+            caller: for errors.
+        """
         try:
             return self._team.run(jobs)
         except RenomError:
             raise
         except Exception as e:
-            raise run_error(f"{type(self).__name__}.{caller}", e) from e
+            error = run_error(f"{type(self).__name__}.{caller}", e)
+            for part in parts:
+                error = self._index_ranges.explain(error, part.feeds, part.first)
+            raise error from e
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.
@@ -230,8 +243,11 @@ class ParallelTrainingSession(Trainable):
         is_none = isinstance(feeds, Shard)  # which has rows or nothing to do; a whole batch of no rows is run
         rows = [bounds for i, bounds in enumerate(rows) if (i == 0 and not is_none) or bounds.stop > bounds.start]
         parts = [{n: a[bounds] if n in evaluation.dealt else a for n, a in arrays.items()} for bounds in rows]
-        jobs = [partial(r.evaluate, with_loss, evaluation, p) for r, p in zip(self._replicas, parts, strict=False)]
-        found = self._run([*jobs, *[dict] * (len(self._replicas) - len(jobs))], "evaluate")[: len(jobs)]
+        jobs: list[Job] = [
+            partial(r.evaluate, with_loss, evaluation, p) for r, p in zip(self._replicas, parts, strict=False)
+        ]
+        jobs += [dict] * (len(self._replicas) - len(jobs))
+        found = self._run(jobs, [Part(arrays, {}, 0, 1.0)], "evaluate")[: len(parts)]
         return evaluation, found, [bounds.stop - bounds.start for bounds in rows]
 
     def _evaluation(self, *, with_loss: bool) -> tuple[ParallelEvaluation, list[FeedSpec]]:
@@ -246,6 +262,9 @@ class ParallelTrainingSession(Trainable):
         caller = f"{type(self).__name__}.step"
         arrays, sizes = check_feeds(caller, self.feeds, feeds, tuple(self._step.optional))
         settings = {name: arrays.pop(name) for name in self._step.optional if name in arrays}
+        if not self._has_seen_feeds:
+            self.check_indices(arrays)
+            self._has_seen_feeds = True
         rows = {name: len(arrays[name]) for name in self._dealt}
         n_rows = feeds.n_rows if isinstance(feeds, Shard) else rows[self._dealt[0]]
         dealt = self._own_parts(n_rows)

@@ -23,6 +23,7 @@ from renom_onnx.graph.node import type_text
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.engine import Engine, LocalEngine
 from renom_onnx.runtime.feed import FeedSpec
+from renom_onnx.runtime.index_range import IndexRanges
 from renom_onnx.runtime.loss import Loss
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
@@ -53,7 +54,10 @@ class Trainable(ABC):
         lowered = lower(proto)
         chosen = with_entry(lowered, self._entry) if lowered.training_info else lowered
         step = training_step(chosen)
+        self._index_ranges = IndexRanges(step.model)
         held = {name: np.asarray(array) for name, array in (resident or {}).items()}
+        if held:
+            self._index_ranges.check(held)
         self._step = gathering(step, {n: (a.dtype, a.shape) for n, a in held.items()}) if held else step
         self._resident = {data_name(name): array for name, array in held.items()}
         self._model = without_state(proto, self._step.bindings, self._entry)
@@ -84,6 +88,17 @@ class Trainable(ABC):
                 f"{type(self).__name__}.step: a prepared batch must be new, got one that was stepped on or released."
             )
         return feeds
+
+    def check_indices(self, data: Mapping[str, Any]) -> None:
+        """Look once at data that will be fed: labels and indices among them must be in range.
+
+        Args:
+            data: all rows by feed.
+
+        Raises:
+            IndexRangeError: an integer is out of range.
+        """
+        self._index_ranges.check(data)
 
     @abstractmethod
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:

@@ -170,6 +170,7 @@ class TrainingSession(Trainable):
         settings = {name: arrays.pop(name) for name in self._optional if name in arrays}
         run = self._runs.get(sizes, self._open_run)
         if signature is not None and not settings and len(self._known) < MAX_SIGNATURES:
+            self._index_ranges.check(arrays)
             self._known[signature] = run
         return run, arrays, settings
 
@@ -185,6 +186,8 @@ class TrainingSession(Trainable):
 
         Raises:
             ShapeError, DTypeError: a feed does not fit; then nothing was changed.
+            IndexRangeError: a label or index is out of range; then nothing was changed. CUDA's kernels tell of none,
+                and no kernel of a class below 0; the first batch is checked here, and see `check_indices`.
             RunError: onnxruntime stopped; then nothing was changed, unless a CPU's memory was at its end.
         """
         if isinstance(feeds, Prepared):
@@ -213,7 +216,8 @@ class TrainingSession(Trainable):
         except Exception as e:
             for name, array in before.items():
                 self._optional[name].write(array)
-            raise run_error("TrainingSession.step", e) from e
+            fed = {name: tensor.read() for name, tensor in slot.inputs.items()}
+            raise self._index_ranges.explain(run_error("TrainingSession.step", e), fed) from e
         self._current = 1 - self._current
 
     def _open_run(self, dims: dict[str, int] | None) -> StepRun:
@@ -287,7 +291,7 @@ class TrainingSession(Trainable):
         try:
             session.run_with_iobinding(binding)
         except Exception as e:
-            raise run_error("TrainingSession.evaluate", e) from e
+            raise self._index_ranges.explain(run_error("TrainingSession.evaluate", e), arrays) from e
         results = [np.array(value.numpy()) for value in binding.get_outputs()]
         loss = {self._step.evaluation_loss: self._step.loss}
         return dict(zip((loss.get(name, name) for name in names), results, strict=True))

@@ -83,7 +83,11 @@ def test_an_error_of_onnxruntime_reaches_its_caller_and_nobody_else():
             else:
                 with pytest.raises(rm.RunError) as error:
                     future.result()
-                assert str(error.value).startswith("InferencePool.run: onnxruntime stopped, got: ")
+                assert str(error.value) == (
+                    "SoftmaxCrossEntropyLoss: labels must be 0 to 2, for 3 classes, got 'y' with 9 in row 1. Labels "
+                    "count from 0: correct them, or give 'dense2/Gemm' 10 classes. It is node "
+                    "'softmax_cross_entropy1/SoftmaxCrossEntropyLoss' of the model."
+                )
 
 
 def never_open() -> None:

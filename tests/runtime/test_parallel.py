@@ -410,7 +410,11 @@ def test_an_error_of_one_device_is_told_and_changes_nothing():
     batch["y"][6] = 9  # of three classes; the second device's
     with pytest.raises(rm.RunError) as error:
         session.step(batch | {"learning_rate": 0.25})
-    assert str(error.value).startswith("ParallelTrainingSession.step: onnxruntime stopped, got: ")
+    assert str(error.value) == (
+        "SoftmaxCrossEntropyLoss: labels must be 0 to 2, for 3 classes, got 'y' with 9 in row 6. Labels count from 0: "
+        "correct them, or give 'output' 10 classes. It is node 'softmax_cross_entropy1/SoftmaxCrossEntropyLoss' of the "
+        "model."
+    )
     for name, value in before.items():
         np.testing.assert_array_equal(session.read(name), value)
     session.step(feeds(model, 8, 1))

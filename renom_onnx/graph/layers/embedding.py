@@ -33,7 +33,7 @@ class Embedding(Layer):
 
     Raises:
         DTypeError: x holds no integers.
-        RunError: an integer is out of range.
+        IndexRangeError: an integer is out of range; told when it is run.
 
     Source: https://onnx.ai/onnx/operators/onnx__Gather.html.
 

@@ -96,6 +96,7 @@ class SoftmaxCrossEntropy(Loss):
         ShapeError: t has none of these shapes, or weight is not K numbers.
         DTypeError: t holds floats but no probabilities of K classes, or there is a weight or an ignored class for
             probabilities.
+        IndexRangeError: an index is not 0 to K - 1; told when it is run.
 
     Source: https://onnx.ai/onnx/operators/onnx__SoftmaxCrossEntropyLoss.html.
 
