@@ -15,6 +15,7 @@ from renom_onnx.converters.encoding import array_of, dense_array, value_type
 from renom_onnx.converters.external_data import load_training_data
 from renom_onnx.converters.library import Library
 from renom_onnx.converters.reader import GraphReader, declared_types, domain_versions
+from renom_onnx.converters.structure import subgraphs
 from renom_onnx.converters.text import require_text
 from renom_onnx.converters.unification import Symbols
 from renom_onnx.errors import ConversionError, first_line
@@ -204,13 +205,12 @@ def static_leaf(array: np.ndarray[Any, Any]) -> Leaf:
 def captured(proto: onnx.NodeProto) -> list[str]:
     """Return the names that the node's subgraphs read from outside, in order."""
     names: dict[str, None] = {}
-    for attribute in proto.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-            for node in graph.node:
-                for name in [*node.input, *captured(node)]:
-                    if name and name not in own:
-                        names[name] = None
-                own.update(node.output)
-            names.update(dict.fromkeys(o.name for o in graph.output if o.name not in own))
+    for graph in subgraphs(proto):
+        own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+        for node in graph.node:
+            for name in [*node.input, *captured(node)]:
+                if name and name not in own:
+                    names[name] = None
+            own.update(node.output)
+        names.update(dict.fromkeys(o.name for o in graph.output if o.name not in own))
     return list(names)

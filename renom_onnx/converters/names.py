@@ -29,6 +29,10 @@ class Names:
         self._nodes.add(unique)
         return unique
 
+    def take_nodes(self, names: Iterable[str]) -> None:
+        """Give these node names to nobody from now on."""
+        self._nodes.update(names)
+
     def _number(self, name: str, is_taken: Callable[[str], bool], *, of_node: bool) -> str:
         """Return the name with the smallest number that is free; the last one is kept, so that this is no search."""
         unique = name

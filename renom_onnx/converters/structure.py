@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -16,6 +16,7 @@ FunctionKey = tuple[str, str, str]
 """Domain, name and overload of a function, and of the nodes that call it."""
 TRAINING_DOMAIN = "ai.onnx.preview.training"
 """The domain of the specification's own training operators: Gradient, Momentum, Adam, Adagrad."""
+_GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
 LARGEST_SETTING = 1024
 """Elements of an initializer that can be axes, a shape or the like, which inference reads."""
 
@@ -30,11 +31,13 @@ def parts(model: onnx.ModelProto) -> list[onnx.GraphProto]:
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return the bodies of control flow that a node carries."""
-    found = []
+    found: list[onnx.GraphProto] = []
     for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
+        kind = attribute.type
+        if kind == _GRAPH:
             found.append(attribute.g)
-        found += attribute.graphs
+        elif kind == _GRAPHS:
+            found += attribute.graphs
     return found
 
 
@@ -58,25 +61,32 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def value_names(graph: onnx.GraphProto) -> set[str]:
     """Return every name of a value that a graph, or a body in it, declares or reads."""
-    names: set[str] = set()
-    graphs = [graph]
-    while graphs:
-        current = graphs.pop()
-        names.update(value.name for value in [*current.input, *current.initializer, *current.output])
-        names.update(tensor.values.name for tensor in current.sparse_initializer)
-        for node in current.node:
-            names.update([*node.input, *node.output])
-            graphs += subgraphs(node)
-    return names - {""}
+    return _names_in([graph])[0]
 
 
 def names_of(model: onnx.ModelProto) -> Names:
     """Return the names of all values and nodes of a model's graphs, taken."""
-    names = Names(name for graph in parts(model) for name in value_names(graph))
-    for graph in parts(model):
-        for node in every_node(graph.node):
-            names.fresh_node(node.name)
+    values, nodes = _names_in(parts(model))
+    names = Names(values)
+    names.take_nodes(nodes)
     return names
+
+
+def _names_in(graphs: Iterable[onnx.GraphProto]) -> tuple[set[str], set[str]]:
+    """Return the names of all values and of all nodes of graphs and of the bodies in them."""
+    values: set[str] = set()
+    nodes: set[str] = set()
+    stack = list(graphs)
+    while stack:
+        graph = stack.pop()
+        values.update(value.name for value in [*graph.input, *graph.initializer, *graph.output])
+        values.update(tensor.values.name for tensor in graph.sparse_initializer)
+        for node in graph.node:
+            values.update(node.input)
+            values.update(node.output)
+            nodes.add(node.name)
+            stack += subgraphs(node)
+    return values - {""}, nodes
 
 
 def key_of(item: onnx.NodeProto | onnx.FunctionProto) -> FunctionKey:
@@ -105,16 +115,19 @@ def opsets_of(item: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
     return {domain_of(opset): int(opset.version) for opset in item.opset_import}
 
 
-def called(nodes: Iterable[onnx.NodeProto], functions: dict[FunctionKey, onnx.FunctionProto]) -> set[FunctionKey]:
+def called(nodes: Iterable[onnx.NodeProto], functions: Mapping[FunctionKey, onnx.FunctionProto]) -> set[FunctionKey]:
     """Return the functions that the nodes call, and those that these call."""
+    return _reached(map(key_of, every_node(nodes)), functions)
+
+
+def _reached(keys: Iterable[FunctionKey], functions: Mapping[FunctionKey, onnx.FunctionProto]) -> set[FunctionKey]:
     found: set[FunctionKey] = set()
-    stack = list(nodes)
+    stack = list(keys)
     while stack:
-        for node in every_node([stack.pop()]):
-            key = key_of(node)
-            if key in functions and key not in found:
-                found.add(key)
-                stack.extend(functions[key].node)
+        key = stack.pop()
+        if key in functions and key not in found:
+            found.add(key)
+            stack += map(key_of, every_node(functions[key].node))
     return found
 
 
@@ -128,9 +141,11 @@ def replace_all(held: Any, items: Iterable[Any]) -> None:
 def drop_unused(model: onnx.ModelProto) -> None:
     """Remove the functions that nobody calls, and the imports of domains that nobody uses but the default one."""
     functions = functions_of(model)
-    used = called([node for graph in parts(model) for node in graph.node], functions)
+    keys = {key_of(node) for graph in parts(model) for node in every_node(graph.node)}
+    used = _reached(keys, functions)
     replace_all(model.functions, [function for function in model.functions if key_of(function) in used])
-    domains = {domain_of(node) for node in all_nodes(model)} | {""}
+    inside = {key_of(node) for function in model.functions for node in every_node(function.node)}
+    domains = {domain for domain, _, _ in keys | inside} | {""}
     replace_all(model.opset_import, [opset for opset in model.opset_import if domain_of(opset) in domains])
 
 

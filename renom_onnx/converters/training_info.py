@@ -212,9 +212,9 @@ def needed(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: Iterab
     names = set(wanted) - known
     kept = []
     for node in reversed(nodes):
-        if any(output in names for output in node.output):
+        if not names.isdisjoint(node.output):
             kept.append(node)
-            names |= _read([node]) - known
+            names.update(name for name in read_names(node) if name and name not in known)
     return kept[::-1]
 
 
@@ -225,5 +225,7 @@ def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 def read_names(node: onnx.NodeProto) -> list[str]:
     """Return the names that a node and the graphs in it read; a Gradient reads the value that it differentiates."""
+    if not node.attribute:
+        return list(node.input)
     named = [name for attribute in named_values(node) for name in names_in(attribute)]
     return [*node.input, *captured(node), *named]

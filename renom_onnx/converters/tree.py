@@ -200,3 +200,9 @@ def as_bytes(model: onnx.ModelProto) -> bytes:
     """Return the model's bytes; the same model gives the same bytes."""
     data: Any = model.SerializeToString(deterministic=True)
     return bytes(data)
+
+
+def of_bytes(data: bytes) -> onnx.ModelProto:
+    """Return the model whose bytes `as_bytes` made, which are not checked again."""
+    model: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    return model

@@ -10,11 +10,11 @@ from renom_onnx.converters.cpu.blocked import block_of, probe_model, with_blocke
 from renom_onnx.converters.cpu.compared_pooling import with_compared_pools
 from renom_onnx.converters.cpu.fast_form import with_fast_forms
 from renom_onnx.converters.cpu.fusible import with_fusible_nodes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
-from renom_onnx.converters.importer import read_model
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.surgery.inlining import inline_calls
-from renom_onnx.converters.tree import as_bytes
+from renom_onnx.converters.tree import as_bytes, of_bytes
 from renom_onnx.errors import ConversionError
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
@@ -33,29 +33,31 @@ def for_sizes(
     """
     if device.kind != "cpu" or sizes is None:
         return model
-    proto = changed = read_model(model)
+    proto = changed = of_bytes(model)
+    shapes = KnownShapes(proto, sizes)
     for name, form in FORMS.items():
         if forms is None or name in forms:
-            changed = form(changed, sizes)
+            changed = form(changed, shapes)
     return model if changed is proto else as_bytes(changed)
 
 
-def _blocked(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
-    return with_blocked_convolutions(model, block_size(), sizes) if block_size() else model
+def _blocked(model: ModelProto, shapes: KnownShapes) -> ModelProto:
+    return with_blocked_convolutions(model, block_size(), shapes) if block_size() else model
 
 
-def _normalized(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
-    return with_batch_operators(model, sizes, block_size())
+def _normalized(model: ModelProto, shapes: KnownShapes) -> ModelProto:
+    return with_batch_operators(model, shapes, block_size())
 
 
-def _fast(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+def _fast(model: ModelProto, shapes: KnownShapes) -> ModelProto:
     try:
-        return with_fast_forms(inline_calls(model, lambda key: True), sizes)
+        plain = inline_calls(model, lambda key: True)
     except ConversionError:  # functions that onnxruntime may write out, or refuse, by itself
         return model
+    return with_fast_forms(plain, shapes.of(plain))
 
 
-FORMS: dict[str, Callable[[ModelProto, Mapping[str, int]], ModelProto]] = {
+FORMS: dict[str, Callable[[ModelProto, KnownShapes], ModelProto]] = {
     "pooling": with_compared_pools,
     "fusion": with_fusible_nodes,
     "recurrence": with_recurrent_passes,
@@ -63,7 +65,10 @@ FORMS: dict[str, Callable[[ModelProto, Mapping[str, int]], ModelProto]] = {
     "normalization": _normalized,
     "updates": _fast,
 }
-"""What is changed of a step on the CPU, in this order; each is right without the others."""
+"""What is changed of a step on the CPU, in this order; each is right without the others.
+
+A form leaves the model that it is given as it is, and every value that it keeps keeps its name and its sizes.
+"""
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.converters.cpu.batch_operator import with_batch_operators
 from renom_onnx.converters.cpu.blocked_layout import BLOCKED
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime.specialization import block_size
 from tests.converters.test_blocked import run
@@ -54,7 +55,7 @@ def forward(model: onnx.ModelProto) -> int:
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_a_step_has_the_numbers_of_the_portable_one(shape: str, unbiased: bool):
     step, given = step_of(SHAPES[shape], unbiased=unbiased)
-    changed = with_batch_operators(step.model, {"N": SHAPES[shape][0]}, block_size())
+    changed = with_batch_operators(step.model, KnownShapes(step.model, {"N": SHAPES[shape][0]}), block_size())
     blocked = [node for node in changed.graph.node if node.domain == BLOCKED]
     assert len(blocked) == (2 if shape == "whole blocks" and block_size() else 0)
     assert forward(changed) == 2
@@ -66,7 +67,7 @@ def test_a_step_has_the_numbers_of_the_portable_one(shape: str, unbiased: bool):
 
 def test_steps_do_not_disturb_the_statistics_of_one_another():
     step, given = step_of((6, 4, 5, 3))
-    changed = with_batch_operators(step.model, {"N": 6})
+    changed = with_batch_operators(step.model, KnownShapes(step.model, {"N": 6}))
     first, second = run(changed, given), run(changed, given)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -88,7 +89,7 @@ def test_normalizations_that_share_operands_do_not_share_statistics(same: str):
     feeds = {i.name: values["x" if i.type.tensor_type.shape.dim[1].dim_value == 4 else "t"] for i in inputs}
     state = {name: (a + rng.random(a.shape)).astype(a.dtype) for name, a in step.state.items()}
     given = {**state, **step.optional, **feeds}
-    changed = with_batch_operators(step.model, {"N": 6})
+    changed = with_batch_operators(step.model, KnownShapes(step.model, {"N": 6}))
     assert forward(changed) == 2
     for portable, other in zip(run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(other, portable, rtol=2e-4, atol=2e-5)
@@ -96,10 +97,10 @@ def test_normalizations_that_share_operands_do_not_share_statistics(same: str):
 
 def test_a_batch_of_unknown_size_keeps_the_portable_body():
     step, _ = step_of((6, 4, 5))
-    kept = operators(with_batch_operators(step.model, {}))
+    kept = operators(with_batch_operators(step.model, KnownShapes(step.model, {})))
     assert kept == operators(step.model) and set(kept) == {"BatchNormalizationTrain", "BatchNormalizationTrainGrad"}
 
 
 def test_a_model_without_batch_normalization_is_kept():
     step, _ = step_of((6, 4, 5), layers=0)
-    assert with_batch_operators(step.model, {"N": 6}) is step.model
+    assert with_batch_operators(step.model, KnownShapes(step.model, {"N": 6})) is step.model

@@ -12,6 +12,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.converters.cpu import blocked_kernel
 from renom_onnx.converters.cpu.blocked import BLOCKED, block_of, with_blocked_convolutions
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.specialization import block_size, for_sizes
@@ -69,7 +70,7 @@ def blocked_convolutions(model: onnx.ModelProto) -> int:
 def test_a_step_has_the_numbers_of_the_portable_one(case: str):
     size, arguments, count = CASES[case]
     step, given = step_of(size, arguments)
-    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     assert blocked_convolutions(changed) == count
     for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5)
@@ -78,7 +79,7 @@ def test_a_step_has_the_numbers_of_the_portable_one(case: str):
 @needs_blocks
 def test_the_gradient_of_a_kernel_fills_channels_up_to_whole_blocks():
     step, given = step_of((9, 7), dict(kernel=3, padding=1), channels=C - 1)
-    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     assert blocked_convolutions(changed) == 1
     for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5)
@@ -89,7 +90,7 @@ def test_the_gradient_of_a_kernel_fills_channels_up_to_whole_blocks():
 def test_what_is_more_than_a_limit_is_gathered_in_steps(monkeypatch: pytest.MonkeyPatch, most_bytes: int):
     monkeypatch.setattr(blocked_kernel, "MOST_BYTES", most_bytes)
     step, given = step_of((9, 7), dict(kernel=3, padding=1))
-    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     assert blocked_convolutions(changed) == 2 + {1: 9}.get(most_bytes, 4)  # rows of the response, some to a step
     for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5)
@@ -98,14 +99,14 @@ def test_what_is_more_than_a_limit_is_gathered_in_steps(monkeypatch: pytest.Monk
 @needs_blocks
 def test_an_image_is_laid_out_once_for_the_forward_pass_and_the_gradient():
     step, _ = step_of((9, 7), dict(kernel=3, padding=1, groups=C))
-    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     assert sum(node.op_type == "ReorderInput" for node in changed.graph.node) == 2  # x and dy
 
 
 @needs_blocks
 def test_the_portable_body_is_cut_down_to_what_is_still_asked_of_it():
     step, _ = step_of((9, 7), dict(kernel=3, padding=1, groups=C))
-    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     conv2 = [node for node in changed.graph.node if node.name.startswith("conv2/ConvGrad/") and not node.domain]
     assert "ReduceSum" in {node.op_type for node in conv2}  # db
     assert {"MatMul", "ConvTranspose", "Conv"}.isdisjoint(node.op_type for node in conv2)
@@ -114,19 +115,19 @@ def test_the_portable_body_is_cut_down_to_what_is_still_asked_of_it():
 @pytest.mark.parametrize("sizes", [{}, {"M": 3}], ids=["none", "another's"])
 def test_unknown_sizes_keep_the_portable_bodies(sizes: dict[str, int]):
     step, _ = step_of((9, 7), dict(kernel=3, padding=1))
-    assert blocked_convolutions(with_blocked_convolutions(step.model, 8, sizes)) == 0
+    assert blocked_convolutions(with_blocked_convolutions(step.model, 8, KnownShapes(step.model, sizes))) == 0
 
 
 def test_channels_that_fill_no_block_keep_the_portable_bodies():
     step, _ = step_of((9, 7), dict(kernel=3, padding=1), channels=6)
-    changed = with_blocked_convolutions(step.model, 8, {"N": N})
+    changed = with_blocked_convolutions(step.model, 8, KnownShapes(step.model, {"N": N}))
     assert changed.graph == step.model.graph and changed.functions == step.model.functions
 
 
 def test_a_model_without_convolutions_is_kept():
     loss = rm.graph.MeanSquared()(rm.graph.Dense(1)(np.ones((1, 2), np.float32)), np.ones((1, 1), np.float32))
     model = training_step(rm.converters.to_training_onnx(loss, rm.graph.Sgd())).model
-    assert with_blocked_convolutions(model, 8, {"N": N}) is model
+    assert with_blocked_convolutions(model, 8, KnownShapes(model, {"N": N})) is model
 
 
 def test_sessions_that_take_any_size_and_other_devices_keep_their_bytes():

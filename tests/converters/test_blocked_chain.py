@@ -11,6 +11,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters.cpu.blocked import ELEMENTWISE, with_blocked_convolutions
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime.specialization import block_size
 from tests.converters.test_blocked import C, N, blocked_convolutions, needs_blocks, run
@@ -49,7 +50,7 @@ def step_of(between: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
 
 def changed_by(step: Any, given: dict[str, Any]) -> onnx.ModelProto:
     """Return the step in blocks, which must have the numbers of the portable one."""
-    changed = with_blocked_convolutions(step.model, block_size(), {"N": N})
+    changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     names = [o.name for o in step.model.graph.output]
     for name, portable, blocked in zip(names, run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(blocked, portable, rtol=1e-4, atol=1e-5 * np.abs(portable).max(), err_msg=name)

@@ -9,6 +9,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters.cpu.compared_pooling import with_compared_pools
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from tests.converters.test_blocked import run
 
@@ -48,7 +49,7 @@ def test_a_step_has_the_numbers_of_the_portable_one(size: tuple[int, int], value
         "equal": lambda: np.zeros(shape),
     }[values]().astype(np.float32)
     step, given = step_of(size, dict(kernel=2, stride=2), x)
-    changed = with_compared_pools(step.model, {"N": N})
+    changed = with_compared_pools(step.model, KnownShapes(step.model, {"N": N}))
     assert asks_for_positions(step.model) and not asks_for_positions(changed)
     for portable, compared in zip(run(step.model, given), run(changed, given), strict=True):
         np.testing.assert_allclose(compared, portable, rtol=1e-6, atol=1e-7)
@@ -57,16 +58,16 @@ def test_a_step_has_the_numbers_of_the_portable_one(size: tuple[int, int], value
 @pytest.mark.parametrize("case", KEPT)
 def test_other_windows_keep_the_portable_body(case: str):
     step, _ = step_of(*KEPT[case])
-    assert asks_for_positions(with_compared_pools(step.model, {"N": N}))
+    assert asks_for_positions(with_compared_pools(step.model, KnownShapes(step.model, {"N": N})))
 
 
 def test_a_batch_of_unknown_size_keeps_the_portable_body():
     step, _ = step_of((6, 8), dict(kernel=2, stride=2))
-    assert asks_for_positions(with_compared_pools(step.model, {}))
+    assert asks_for_positions(with_compared_pools(step.model, KnownShapes(step.model, {})))
 
 
 def test_a_model_without_pooling_is_kept():
     g = rm.graph
     loss = g.MeanSquared()(g.Dense(1)(np.ones((1, 2), np.float32)), np.ones((1, 1), np.float32))
     model = training_step(rm.converters.to_training_onnx(loss, g.Sgd())).model
-    assert with_compared_pools(model, {"N": N}) is model
+    assert with_compared_pools(model, KnownShapes(model, {"N": N})) is model

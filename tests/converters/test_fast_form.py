@@ -13,6 +13,7 @@ import pytest
 import renom_onnx as rm
 from renom_onnx.converters import inline, to_training_onnx
 from renom_onnx.converters.cpu.fast_form import with_fast_forms
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.specialization import for_sizes
@@ -26,7 +27,7 @@ ROWS = 5
 def portable_and_fast(model: onnx.ModelProto, rows: int = ROWS) -> tuple[Any, onnx.ModelProto, onnx.ModelProto]:
     step = training_step(model)
     portable = inline(step.model)
-    return step, portable, with_fast_forms(portable, {"N": rows})
+    return step, portable, with_fast_forms(portable, KnownShapes(portable, {"N": rows}))
 
 
 def values(model: onnx.ModelProto, step: Any, rows: int = ROWS) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def test_other_element_types_keep_their_form(optimizer: str):
 def test_a_step_without_any_of_them_is_kept():
     loss = graph.ConstantLoss()(graph.PRelu()(features(ROWS)))
     portable = inline(training_step(to_training_onnx(loss, graph.Sgd(0.1))).model)
-    assert with_fast_forms(portable, {}) is portable
+    assert with_fast_forms(portable, KnownShapes(portable, {})) is portable
 
 
 def test_calls_that_cannot_be_written_out_are_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch):

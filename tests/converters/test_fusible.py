@@ -13,6 +13,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters.cpu.fusible import with_fusible_nodes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from tests.converters.test_blocked import run
 
@@ -55,19 +56,24 @@ def optimized(model: onnx.ModelProto, folder: Path, n: int) -> Counter[str]:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_has_the_numbers_of_the_filed_one(name: str):
     model, given = step_of(MODELS[name]())
-    for filed, other in zip(run(model, given), run(with_fusible_nodes(model, {"N": 4}), given), strict=True):
+    for filed, other in zip(
+        run(model, given), run(with_fusible_nodes(model, KnownShapes(model, {"N": 4})), given), strict=True
+    ):
         np.testing.assert_allclose(other, filed, rtol=2e-5, atol=2e-6)
 
 
 def test_statistics_of_a_layer_normalization_are_computed_once(tmp_path: Path):
     model, _ = step_of(MODELS["normalized"]())
     assert optimized(model, tmp_path, 4)["LayerNormalization"] == 4
-    assert optimized(with_fusible_nodes(model, {"N": 4}), tmp_path, 4)["LayerNormalization"] == 2
+    assert optimized(with_fusible_nodes(model, KnownShapes(model, {"N": 4})), tmp_path, 4)["LayerNormalization"] == 2
 
 
 def test_a_bias_of_a_sequence_is_added_by_the_product(tmp_path: Path):
     model, _ = step_of(MODELS["biased"]())
-    filed, changed = optimized(model, tmp_path, 4), optimized(with_fusible_nodes(model, {"N": 4}), tmp_path, 4)
+    filed, changed = (
+        optimized(model, tmp_path, 4),
+        optimized(with_fusible_nodes(model, KnownShapes(model, {"N": 4})), tmp_path, 4),
+    )
     assert changed["Gemm"] == filed["Gemm"] + 2
     assert changed["Add"] == filed["Add"] - 2
 
@@ -79,4 +85,4 @@ def test_gelu_and_its_gradient_share_erf(opset: int, tmp_path: Path):
 
 def test_a_step_without_such_layers_is_left_as_it_is():
     model, _ = step_of([g.Dense(3)], (4, 7))
-    assert with_fusible_nodes(model, {"N": 4}) is model
+    assert with_fusible_nodes(model, KnownShapes(model, {"N": 4})) is model

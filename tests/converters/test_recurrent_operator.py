@@ -10,6 +10,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import vjp
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime import training
@@ -55,7 +56,7 @@ def compare(filed: onnx.ModelProto, changed: onnx.ModelProto, feeds: dict[str, A
 @pytest.mark.parametrize(("direction", "given"), CASES)
 def test_gradients_have_the_numbers_of_the_filed_ones(op_type: str, direction: str, given: str):
     model, feeds = pair(op_type, GIVEN[given], direction, **OPERATORS[op_type])
-    changed = with_recurrent_passes(model, {"N": N})
+    changed = with_recurrent_passes(model, KnownShapes(model, {"N": N}))
     assert operators(changed) & {op_type, f"{op_type}Grad", f"{op_type}Forth"} == {f"{op_type}Forth"}
     compare(model, changed, feeds)
 
@@ -70,7 +71,7 @@ def test_gradients_of_some_of_the_outputs(op_type: str, kept: list[str]):
     model.graph.output.extend(outputs)
     rng, gradients = np.random.default_rng(1), vjp(model)
     seeds = {f"{k}_grad": rng.standard_normal(y.shape).astype("f") for k, y in Session(model)(feeds).items()}
-    changed = with_recurrent_passes(gradients, {"N": N})
+    changed = with_recurrent_passes(gradients, KnownShapes(gradients, {"N": N}))
     assert f"{op_type}Back" in operators(changed)
     compare(gradients, changed, {**feeds, **seeds})
 
@@ -90,22 +91,22 @@ def test_gradients_of_some_of_the_outputs(op_type: str, kept: list[str]):
 )
 def test_what_is_not_served_keeps_the_filed_bodies(op_type: str, given: Any, attributes: dict[str, Any]):
     model, feeds = pair(op_type, given, "forward", **attributes)
-    changed = with_recurrent_passes(model, {"N": N})
+    changed = with_recurrent_passes(model, KnownShapes(model, {"N": N}))
     assert {op_type, f"{op_type}Grad"} <= operators(changed)
     compare(model, changed, feeds)
 
 
 def test_names_of_the_default_activations_are_read_in_any_case():
     model, feeds = pair("LSTM", "b", "forward", activations=["sigmoid", "TANH", "Tanh"])
-    changed = with_recurrent_passes(model, {"N": N})
+    changed = with_recurrent_passes(model, KnownShapes(model, {"N": N}))
     assert "LSTMForth" in operators(changed)
     compare(model, changed, feeds)
 
 
 def test_a_batch_of_unknown_size_keeps_the_filed_bodies():
     model, _ = pair("LSTM", "b", "forward")
-    assert "LSTMGrad" in operators(with_recurrent_passes(model, {}))
-    assert with_recurrent_passes(onnx.ModelProto(), {}) == onnx.ModelProto()
+    assert "LSTMGrad" in operators(with_recurrent_passes(model, KnownShapes(model, {})))
+    assert with_recurrent_passes(onnx.ModelProto(), KnownShapes(onnx.ModelProto(), {})) == onnx.ModelProto()
 
 
 def test_layers_upon_each_other_train_as_filed():
@@ -117,7 +118,7 @@ def test_layers_upon_each_other_train_as_filed():
     names = [i.name for i in step.model.graph.input if i.name not in {**step.state, **step.optional}]
     feeds = {**step.state, **step.optional, **dict(zip(names, (x, t), strict=True))}
     changed = onnx.load_from_string(for_sizes(step.model.SerializeToString(), parse_device("cpu"), {"N": 3}))
-    calls = operators(with_recurrent_passes(step.model, {"N": 3}))
+    calls = operators(with_recurrent_passes(step.model, KnownShapes(step.model, {"N": 3})))
     assert {"LSTMForth", "LSTMBack", "GRUForth", "GRUBack", "RNNForth", "RNNBack"} <= calls
     compare(step.model, changed, feeds)
 

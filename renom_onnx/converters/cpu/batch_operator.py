@@ -24,7 +24,7 @@ from onnx import numpy_helper
 
 from renom_onnx.converters.batch_statistics import meant_number
 from renom_onnx.converters.cpu.blocked_layout import BLOCKED, declare_blocked
-from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes, Sizes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
 from renom_onnx.converters.variants import Writer
@@ -44,19 +44,19 @@ class _Statistics:
     s: str
 
 
-def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int], block: int = 0) -> onnx.ModelProto:
+def with_batch_operators(model: onnx.ModelProto, shapes: KnownShapes, block: int = 0) -> onnx.ModelProto:
     """Return a step whose batch normalizations, in training, are the operator's.
 
     Args:
         model: a step; its graph is looked at, not what its functions call.
-        sizes: of all symbols, as the session fixes them.
+        shapes: of the step's values.
         block: channels of a block of the blocked layout, 0 where there are no kernels for it.
     """
     if not any((node.domain, node.op_type) == _TRAIN for node in model.graph.node):
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    shapes, functions = known_shapes(model, sizes), functions_of(model)
+    functions = functions_of(model)
     found: dict[tuple[str, ...], _Statistics] = {}
     nodes: list[onnx.NodeProto] = []
     for i, node in enumerate(model.graph.node):
@@ -76,7 +76,7 @@ def with_batch_operators(model: onnx.ModelProto, sizes: Mapping[str, int], block
     return changed
 
 
-def _is_served(node: onnx.NodeProto, shapes: Mapping[str, Sizes]) -> bool:
+def _is_served(node: onnx.NodeProto, shapes: KnownShapes) -> bool:
     """Whether all operands are float32 of known sizes, and there is a batch."""
     return all(name in shapes for name in node.input) and math.prod(shapes[node.input[0]]) > 0
 

@@ -16,7 +16,6 @@ is about to be opened, never into a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from renom_onnx.converters.cpu.blocked_layout import (
     declare_blocked,
     join_activations,
 )
-from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import (
     domain_of,
@@ -76,26 +75,26 @@ def block_of(blocked: np.ndarray[Any, Any]) -> int:
     return int(np.argmin(np.diff(blocked.ravel()) > 0)) + 1
 
 
-def with_blocked_convolutions(model: onnx.ModelProto, block: int, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def with_blocked_convolutions(model: onnx.ModelProto, block: int, shapes: KnownShapes) -> onnx.ModelProto:
     """Return a step with the convolutions that gain by it in the blocked layout.
 
     Args:
         model: a step whose weights are inputs; its graph is looked at, not what its functions call.
         block: channels of a block, of the machine that runs it.
-        sizes: of all symbols, as the session fixes them.
+        shapes: of the step's values.
     """
     if not any(node.op_type in ("Conv", "ConvGrad") for node in model.graph.node):
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    _Blocking(changed, block, known_shapes(model, sizes)).write()
+    _Blocking(changed, block, shapes).write()
     return changed
 
 
 class _Blocking:
     """Writes blocked nodes into a model."""
 
-    def __init__(self, model: onnx.ModelProto, block: int, shapes: Mapping[str, Sizes]) -> None:
+    def __init__(self, model: onnx.ModelProto, block: int, shapes: KnownShapes) -> None:
         self._model = model
         self._shapes = shapes
         self._op = BlockedWriter(model, block)
@@ -144,7 +143,7 @@ class _Blocking:
 
     def _convolution(self, node: onnx.NodeProto, x: str, w: str, y: str) -> Convolution | None:
         """Return the convolution that a node is or differentiates; None where its sizes are not known."""
-        if not {x, w, y} <= self._shapes.keys() or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        if not self._are_known(x, w, y) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
             return None
         sizes = [self._shapes[name] for name in (x, w, y)]
         if len(sizes[0]) != 4 or 0 in (math.prod(size) for size in sizes):
@@ -154,6 +153,9 @@ class _Blocking:
         )
         strides, dilations = (tuple(attribute(node, name, (1, 1))) for name in ("strides", "dilations"))
         return Convolution(sizes[0], sizes[1], sizes[2], strides, dilations, pads, attribute(node, "group", 1))
+
+    def _are_known(self, *names: str) -> bool:
+        return all(name in self._shapes for name in names)
 
     def _forward(self, node: onnx.NodeProto) -> bool:
         """Write the convolution; whether it is one that gains."""
@@ -191,7 +193,7 @@ class _Blocking:
     def _normalize(self, node: onnx.NodeProto) -> bool:
         """Write the normalization of an image that is made in blocks."""
         x = node.input[0]
-        if not self._op.is_made(x) or not set(node.input) <= self._shapes.keys():
+        if not self._op.is_made(x) or not self._are_known(*node.input):
             return False
         self._normalized[tuple(node.input)] = blocked_normalization(self._op, node, self._shapes[x])
         return True

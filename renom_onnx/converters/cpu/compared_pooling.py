@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes, Sizes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
 from renom_onnx.converters.variants import Writer
@@ -22,18 +22,18 @@ from renom_onnx.graph.function import DOMAIN
 _GRADIENT = (DOMAIN, "MaxPoolGrad")
 
 
-def with_compared_pools(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def with_compared_pools(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
     """Return a step whose gradients of pooling by 2 x 2 with stride 2 ask for no positions.
 
     Args:
         model: a step; its graph is looked at, not what its functions call.
-        sizes: of all symbols, as the session fixes them.
+        shapes: of the step's values.
     """
     if not any((node.domain, node.op_type) == _GRADIENT for node in model.graph.node):
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    shapes, functions = known_shapes(model, sizes), functions_of(model)
+    functions = functions_of(model)
     nodes: list[onnx.NodeProto] = []
     for i, node in enumerate(model.graph.node):
         op = Writer(f"pool{i}.{next(filter(None, node.output), '')}")
@@ -46,7 +46,7 @@ def with_compared_pools(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onn
     return changed
 
 
-def _is_served(node: onnx.NodeProto, actual: Mapping[str, str], shapes: Mapping[str, Sizes]) -> bool:
+def _is_served(node: onnx.NodeProto, actual: Mapping[str, str], shapes: KnownShapes) -> bool:
     """Whether the windows are those, share x among them, and no positions are there already."""
     x, dy = (shapes.get(actual.get(formal, ""), ()) for formal in ("X", "dY"))
     pair = [list(attribute(node, name, [1, 1])) for name in ("kernel_shape", "strides")]

@@ -7,12 +7,10 @@ be opened, never into a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
 
 from renom_onnx.converters.cpu.fused_update import fuse_updates
-from renom_onnx.converters.cpu.known_shapes import known_shapes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.rewrite import Rewrite
 from renom_onnx.converters.step_graph import attribute
 
@@ -20,14 +18,14 @@ STEEP = 3e38
 """Slope of the HardSigmoid that is a step: the largest, nearly, that float32 has."""
 
 
-def with_fast_forms(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def with_fast_forms(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
     """Return a step with masks, losses over class indices, and updates in faster forms.
 
     Args:
         model: a step, whose calls are written out.
-        sizes: of all symbols, as the session fixes them.
+        shapes: of the step's values.
     """
-    step = Rewrite(model, known_shapes(model, sizes))
+    step = Rewrite(model, shapes)
     for i, node in step.candidates("Cast"):
         _mask(step, i, node)
     for i, node in step.candidates("SoftmaxCrossEntropyLoss"):

@@ -6,22 +6,20 @@ form of the same node, it writes that form: here those that need no sizes and no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
 
-from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.structure import replace_all
 from renom_onnx.converters.variants import Writer
 from renom_onnx.graph.function import DOMAIN
 
 
-def with_fusible_nodes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def with_fusible_nodes(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
     """Return a step whose normalizations and biases are shared and fused.
 
     Args:
         model: a step; its graph is looked at, not what its functions call.
-        sizes: of all symbols, as the session fixes them.
+        shapes: of the step's values.
     """
     used = {node.op_type for node in model.graph.node}
     if not used & {"LayerNormalization", "MatMul"}:
@@ -30,7 +28,7 @@ def with_fusible_nodes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx
     changed.CopyFrom(model)
     _state_statistics(changed.graph)
     if {"MatMul", "Add"} <= used:
-        _flatten_biases(changed.graph, known_shapes(model, sizes))
+        _flatten_biases(changed.graph, shapes)
     return changed
 
 
@@ -43,7 +41,7 @@ def _state_statistics(graph: onnx.GraphProto) -> None:
             node.output.extend(f"fused.{node.output[0]}.{name}" for name in ("mean", "reciprocal"))
 
 
-def _flatten_biases(graph: onnx.GraphProto, shapes: Mapping[str, Sizes]) -> None:
+def _flatten_biases(graph: onnx.GraphProto, shapes: KnownShapes) -> None:
     """Write x w + b with b (1, n) as x w + b (n), which becomes one Gemm for x of more than two axes too."""
     products = {node.output[0] for node in graph.node if _is(node, "", "MatMul")}
     nodes: list[onnx.NodeProto] = []

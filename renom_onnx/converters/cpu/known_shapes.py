@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import onnx
 
-from renom_onnx.converters.encoding import value_type
 from renom_onnx.converters.structure import inferred_types
 
 Sizes = tuple[int, ...]
 
 
-def known_shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, Sizes]:
-    """Return the sizes of all float32 values of which all are known."""
-    fixed = onnx.GraphProto()
-    fixed.CopyFrom(model.graph)
-    for value in [*fixed.input, *fixed.output, *fixed.value_info]:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
-    found: dict[str, Sizes] = {}
-    for name, proto in inferred_types(model, fixed).items():
-        if proto.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            continue
-        _, shape = value_type(proto)
-        if shape is not None and all(isinstance(d, int) for d in shape):
-            found[name] = tuple(int(d) for d in shape)
-    return found
+class KnownShapes:
+    """The sizes of all float32 values of a step of which all are known.
+
+    Inference runs once, when somebody asks for the first time. Who rewrites the step goes on asking the same object:
+    a value that keeps its name keeps its sizes. What is written anew is not known here.
+
+    Args:
+        model: a step.
+        sizes: of all symbols, as the session fixes them.
+
+    Example:
+        >>> text = "<ir_version: 8, opset_import: ['': 18]> f (float[N, 2] x) => (float[M, 2] y) { y = Abs (x) }"
+        >>> shapes = KnownShapes(onnx.parser.parse_model(text.replace("'", '"')), {"N": 3})
+        >>> shapes["x"], "z" in shapes
+        ((3, 2), False)
+    """
+
+    def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
+        self._model = model
+        self._symbols = sizes
+        self._types: Mapping[str, onnx.TypeProto] | None = None
+        self._found: dict[str, Sizes | None] = {}
+
+    def of(self, model: onnx.ModelProto) -> KnownShapes:
+        """Return those of another step for a batch of the same sizes."""
+        return KnownShapes(model, self._symbols)
+
+    @overload
+    def get(self, name: str) -> Sizes | None: ...
+
+    @overload
+    def get(self, name: str, default: Sizes) -> Sizes: ...
+
+    def get(self, name: str, default: Sizes | None = None) -> Sizes | None:
+        """Return the sizes of a value; the default where not all of them are known."""
+        if name not in self._found:
+            if self._types is None:
+                self._types = inferred_types(self._model, self._fixed())
+            self._found[name] = _sizes(self._types[name]) if name in self._types else None
+        found = self._found[name]
+        return default if found is None else found
+
+    def __getitem__(self, name: str) -> Sizes:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def _fixed(self) -> onnx.GraphProto:
+        """Return the graph with numbers in the place of symbols."""
+        fixed = onnx.GraphProto()
+        fixed.CopyFrom(self._model.graph)
+        for value in [*fixed.input, *fixed.output, *fixed.value_info]:
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param in self._symbols:
+                    dim.dim_value = self._symbols[dim.dim_param]
+        return fixed
+
+
+def _sizes(proto: onnx.TypeProto) -> Sizes | None:
+    """Return the sizes of a float32 tensor of which all are known."""
+    tensor = proto.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT or not tensor.HasField("shape"):
+        return None
+    dims = tensor.shape.dim
+    return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") and d.dim_value >= 0 for d in dims) else None

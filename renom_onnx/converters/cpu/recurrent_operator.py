@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from renom_onnx.converters.cpu.known_shapes import Sizes, known_shapes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.recurrent_pass import STATES, Recurrence
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import domain_of, functions_of, key_of, opsets_of, replace_all
@@ -26,7 +26,7 @@ _OUTPUTS = ("Y", "Y_h", "Y_c")
 _SERVED = ("X", "W", "R", "B", *STATES)
 
 
-def with_recurrent_passes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def with_recurrent_passes(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
     """Return a step whose recurrent operators keep their gates for their gradients.
 
     Operators with other activations than the default ones, with lengths, peepholes or a clip, and a GRU whose reset
@@ -34,7 +34,7 @@ def with_recurrent_passes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> o
 
     Args:
         model: a step; its graph is looked at, not what its functions call.
-        sizes: of all symbols, as the session fixes them.
+        shapes: of the step's values.
     """
     functions = functions_of(model)
     gradients = [
@@ -46,7 +46,6 @@ def with_recurrent_passes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> o
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    shapes = known_shapes(model, sizes)
     instead: dict[str, onnx.NodeProto] = {}  # by the first output of the node whose place it takes
     written: dict[tuple[str, str], Function] = {}
     for gradient in gradients:
@@ -87,9 +86,7 @@ def _forward_node(model: onnx.ModelProto, gradient: onnx.NodeProto, actual: Mapp
     return None
 
 
-def _recurrence(
-    node: onnx.NodeProto, actual: Mapping[str, str], shapes: Mapping[str, Sizes], opset: int
-) -> Recurrence | None:
+def _recurrence(node: onnx.NodeProto, actual: Mapping[str, str], shapes: KnownShapes, opset: int) -> Recurrence | None:
     """Return what the node computes, None where the passes do not serve it."""
     given = {name: actual[name] for name in _OPERANDS if actual.get(name)}
     direction = attribute(node, "direction", "forward")

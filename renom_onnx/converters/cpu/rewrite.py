@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.cpu.known_shapes import Sizes
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.importer import captured
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import label_of, names_of, replace_all
@@ -30,18 +30,23 @@ class Rewrite:
         shapes: as given.
     """
 
-    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, Sizes]) -> None:
+    def __init__(self, model: onnx.ModelProto, shapes: KnownShapes) -> None:
         self.nodes: Sequence[onnx.NodeProto] = list(model.graph.node)
         self.shapes = shapes
         self._model = model
         self._names = names_of(model)
         self._places = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self._reads = Counter(name for node in self.nodes for name in [*node.input, *captured(node)])
-        self._reads.update(output.name for output in model.graph.output)
+        self._reads = Counter(output.name for output in model.graph.output)
         self._readers: dict[str, list[int]] = {}
+        self._by_type: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
-            for name in dict.fromkeys(node.input):
+            operands = list(node.input)
+            self._reads.update(operands)
+            self._reads.update(captured(node))
+            for name in dict.fromkeys(operands):
                 self._readers.setdefault(name, []).append(i)
+            if node.domain == "":
+                self._by_type.setdefault(node.op_type, []).append(i)
         self._initializers = {t.name: t for t in model.graph.initializer}
         self._constants: list[onnx.TensorProto] = []
         self._replaced: dict[int, list[onnx.NodeProto]] = {}
@@ -51,8 +56,8 @@ class Rewrite:
 
     def candidates(self, *op_types: str) -> list[tuple[int, onnx.NodeProto]]:
         """Return the standard nodes of some operators that are not replaced, with their places."""
-        found = enumerate(self.nodes)
-        return [(i, n) for i, n in found if n.domain == "" and n.op_type in op_types and i not in self._replaced]
+        found = sorted(i for op_type in op_types for i in self._by_type.get(op_type, ()))
+        return [(i, self.nodes[i]) for i in found if i not in self._replaced]
 
     def place(self, name: str) -> int | None:
         """Return the place of the node that makes a value, None for an input or an initializer."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -16,6 +18,7 @@ from renom_onnx.converters.structure import (
     functions_of,
     key_of,
     label_of,
+    named_values,
     names_of,
     opsets_of,
     parts,
@@ -86,6 +89,8 @@ class _Inliner:
         self._opsets = opsets
         self._names = names
         self._open: list[FunctionKey] = []
+        self._at_our_opset: dict[FunctionKey, Sequence[onnx.NodeProto]] = {}
+        self._parts: dict[tuple[FunctionKey, tuple[str, ...]], _Part] = {}
         self.imported: dict[str, int] = {}
 
     def nodes(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -110,10 +115,22 @@ class _Inliner:
         function = self._functions[key]
         outputs = dict(zip(function.output, node.output, strict=False))
         wanted = [formal for formal, actual in outputs.items() if actual]
-        body = _Body(node, function, self._names)
-        made = self.nodes(body.nodes(needed(self._at_opset(function), wanted), wanted))
+        part = self._part(key, tuple(wanted))
+        made = _Body(node, function, self._names).nodes(part.patterns, wanted)
+        if not part.is_flat:
+            made = self.nodes(made)
         self._open.pop()
         return made
+
+    def _part(self, key: FunctionKey, wanted: tuple[str, ...]) -> _Part:
+        """Return what a call needs of a body that wants these outputs; calls that are alike share it."""
+        if (key, wanted) not in self._parts:
+            if key not in self._at_our_opset:
+                self._at_our_opset[key] = self._at_opset(self._functions[key])
+            nodes = needed(self._at_our_opset[key], wanted)
+            is_flat = not any(subgraphs(node) or key_of(node) in self._functions for node in nodes)
+            self._parts[key, wanted] = _Part([_Pattern.of(node) for node in nodes], is_flat)
+        return self._parts[key, wanted]
 
     def _at_opset(self, function: onnx.FunctionProto) -> Sequence[onnx.NodeProto]:
         """Return the body's nodes at the opset of the model."""
@@ -131,6 +148,49 @@ class _Inliner:
         return list(function.node)
 
 
+@dataclass(frozen=True)
+class _Pattern:
+    """A node of a body, taken apart once for all calls.
+
+    Attributes:
+        node: itself.
+        bare: a copy without name and operands.
+        base: what it is called after.
+        inputs: names in the body.
+        outputs: likewise.
+        is_same: whether its attributes are the same in every call.
+    """
+
+    node: onnx.NodeProto
+    bare: onnx.NodeProto
+    base: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    is_same: bool
+
+    @staticmethod
+    def of(node: onnx.NodeProto) -> _Pattern:
+        bare = onnx.NodeProto()
+        bare.CopyFrom(node)
+        for field in ("name", "input", "output"):
+            bare.ClearField(field)
+        is_same = not (subgraphs(node) or named_values(node) or any(a.ref_attr_name for a in node.attribute))
+        return _Pattern(node, bare, node.name or node.op_type, tuple(node.input), tuple(node.output), is_same)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What of a body makes some of its outputs.
+
+    Attributes:
+        patterns: its nodes.
+        is_flat: whether these call no function that is written out, and hold no bodies.
+    """
+
+    patterns: list[_Pattern]
+    is_flat: bool
+
+
 class _Body:
     """The body of one function at one call."""
 
@@ -138,31 +198,37 @@ class _Body:
         self._names = names
         self._prefix = label_of(call)
         self._is_named = bool(call.name)
-        self._attributes = {a.name: a for a in function.attribute_proto} | {a.name: a for a in call.attribute}
+        self._call, self._function = call, function
         actual = [*call.input, *[""] * len(function.input)]
         self._values: dict[str, str] = dict(zip(function.input, actual, strict=False))
         self._inputs = set(function.input)
         self._outputs = dict(zip(function.output, call.output, strict=False))
 
-    def nodes(self, body: Iterable[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
+    @functools.cached_property
+    def _attributes(self) -> dict[str, onnx.AttributeProto]:
+        return {a.name: a for a in [*self._function.attribute_proto, *self._call.attribute]}
+
+    def nodes(self, body: Iterable[_Pattern], wanted: Iterable[str]) -> list[onnx.NodeProto]:
         """Return copies of the body's nodes with the names and attributes of the call."""
         passed_on = [formal for formal in wanted if formal in self._inputs]
         self._values.update((f, self._outputs[f]) for f in wanted if f not in self._inputs)
-        made = [self._node(node) for node in body]
+        made = [self._node(pattern) for pattern in body]
         for formal in passed_on:
             node = helper.make_node("Identity", [self._values[formal]], [self._outputs[formal]])
-            self._name(node)
+            self._name(node, node.op_type)
             made.append(node)
         return made
 
-    def _node(self, node: onnx.NodeProto) -> onnx.NodeProto:
+    def _node(self, pattern: _Pattern) -> onnx.NodeProto:
         copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.input[:] = [self._value(name) for name in node.input]
-        copy.output[:] = [self._value(name) for name in node.output]
-        self._name(copy)
+        copy.CopyFrom(pattern.bare)
+        copy.input.extend([self._value(name) for name in pattern.inputs])
+        copy.output.extend([self._value(name) for name in pattern.outputs])
+        self._name(copy, pattern.base)
+        if pattern.is_same:
+            return copy
         del copy.attribute[:]
-        for attribute in node.attribute:
+        for attribute in pattern.node.attribute:
             given = self._attributes.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
             if given is None:
                 continue  # neither given by the call nor by default: absent
@@ -179,7 +245,7 @@ class _Body:
         """Give the names of a body of control flow likewise."""
         for value in [*graph.input, *graph.initializer, *graph.value_info]:
             value.name = self._value(value.name)
-        replace_all(graph.node, [self._node(node) for node in graph.node])
+        replace_all(graph.node, [self._node(_Pattern.of(node)) for node in graph.node])
         for value in graph.output:
             value.name = self._value(value.name)
 
@@ -190,8 +256,6 @@ class _Body:
             self._values[name] = self._names.fresh(f"{self._prefix}/{name}")
         return self._values[name]
 
-    def _name(self, node: onnx.NodeProto) -> None:
-        base = node.name or node.op_type
-        node.ClearField("name")
+    def _name(self, node: onnx.NodeProto, base: str) -> None:
         if self._is_named:
             node.name = self._names.fresh_node(f"{self._prefix}/{base}")

@@ -1,0 +1,65 @@
+"""Sizes of values are inferred when they are asked for, and not again for every form of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import renom_onnx as rm
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
+from renom_onnx.converters.training_info import training_step
+from renom_onnx.converters.tree import as_bytes
+from renom_onnx.graph import Adam, BatchNormalize, Conv, Dense, Flatten, MaxPool, Relu, Sequential, SoftmaxCrossEntropy
+from renom_onnx.runtime.device import parse_device
+from renom_onnx.runtime.specialization import block_size, for_sizes
+
+TEXT = """<ir_version: 8, opset_import: ["": 18]>
+f (float[N, 2] x, int64[N] t, float[M] z) => (float[N, 2] y, float[M] w) { y = Abs (x) w = Abs (z) }"""
+
+
+def test_what_is_float32_and_of_known_sizes_is_known():
+    shapes = KnownShapes(onnx.parser.parse_model(TEXT), {"N": 3})
+    assert shapes["y"] == shapes.get("x") == (3, 2)
+    assert not any(name in shapes for name in ("t", "z", "w", "nobody"))
+    assert shapes.get("z") is None
+    assert shapes.get("nobody", ()) == ()
+    with pytest.raises(KeyError, match=r"^'w'$"):
+        shapes["w"]
+    other = shapes.of(onnx.parser.parse_model(TEXT.replace("2]", "5]")))
+    assert other["y"] == (3, 5)
+
+
+def step() -> onnx.ModelProto:
+    """Return a step that every form but that of recurrent layers changes."""
+    rm.set_seed(0)
+    layers = [
+        Conv(16, kernel=3),
+        BatchNormalize(),
+        Relu(),
+        MaxPool(2, stride=2),
+        Flatten(),
+        Dense(32),
+        Relu(),
+        Dense(3),
+    ]
+    x, y = np.ones((4, 8, 10, 10), np.float32), np.zeros(4, np.int64)
+    loss = SoftmaxCrossEntropy()(Sequential(layers)(x), y)
+    return training_step(rm.converters.to_training_onnx(loss, Adam(0.1))).model
+
+
+def test_a_step_is_inferred_once_before_its_calls_are_written_out_and_once_after(monkeypatch):
+    block_size()
+    data, inferred = as_bytes(step()), []
+    infer = onnx.shape_inference.infer_shapes
+
+    def counted(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+        inferred.append(len(model.functions))
+        return infer(model, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted)
+    device = parse_device("cpu")
+    assert for_sizes(data, device, {"N": 4}) != data
+    assert [bool(functions) for functions in inferred] == [True, False]
+    assert for_sizes(data, device, {"N": 4}, ()) == data
+    assert len(inferred) == 2
