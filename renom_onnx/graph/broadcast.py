@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from renom_onnx.graph import schema
@@ -31,8 +34,10 @@ def unbroadcast(op: Builder, g: Value, x: Value) -> Value:
             return _at_run_time(op, g, x)
         if want == 1 and have != 1:
             axes.append(axis + max(extra, 0))
+    if axes and _are_leading(g, axes):
+        return _sum_of_rows(op, g, len(axes), x)
     if axes:
-        g = _sum(op, g, axes)
+        g = op.ReduceSum(g, axes, keepdims=1)
     if extra > 0:
         g = op.Squeeze(g, list(range(extra)))
     elif extra < 0:  # the operator dropped leading axes of size 1
@@ -44,14 +49,29 @@ def _is_uncertain(have: Dim, want: Dim) -> bool:
     return have != want and isinstance(want, str)
 
 
-def _sum(op: Builder, g: Value, axes: list[int]) -> Value:
-    """ReduceSum with kept axes; rows of a matrix by a product with ones, which is several times faster on CPU."""
-    if axes == [0] and g.rank == 2 and g.dtype in (np.float32, np.float64):
-        ones = op.Expand(op.constant([[1]], g.dtype), op.Concat(op.constant([1], np.int64), op.size_of(g, [0]), axis=0))
-        value: Value = op.MatMul(ones, g)
-        return value
-    value = op.ReduceSum(g, axes, keepdims=1)
-    return value
+def _are_leading(g: Value, axes: list[int]) -> bool:
+    """Whether these are the leading axes, and what is behind them makes rows of a matrix."""
+    rest = (g.shape or ())[len(axes) :]
+    is_matrix = len(rest) == 1 == len(axes)
+    are_rows = bool(rest) and all(isinstance(d, int) and d > 0 for d in rest)
+    return axes == list(range(len(axes))) and g.dtype in (np.float32, np.float64) and (is_matrix or are_rows)
+
+
+def _sum_of_rows(op: Builder, g: Value, n_axes: int, x: Value) -> Value:
+    """Sum over leading axes as a product with ones, which is several times faster on CPUs than ReduceSum.
+
+    With several threads most of all: ReduceSum then goes through the matrix once for a few columns at a time.
+    """
+    rest: tuple[Any, ...] = (g.shape or ())[n_axes:]
+    if g.rank != 2:
+        g = op.Reshape(g, [-1, math.prod(rest)])
+    ones = op.Expand(op.constant([[1]], g.dtype), op.Concat(op.constant([1], np.int64), op.size_of(g, [0]), axis=0))
+    total: Value = op.MatMul(ones, g)
+    rank = len(x.shape or ())
+    if len(rest) > 1 or rank > 2:
+        return op.reshape_like(total, x)
+    row: Value = op.Squeeze(total, [0]) if rank == 1 else total
+    return row
 
 
 def _at_run_time(op: Builder, g: Value, x: Value) -> Value:

@@ -58,6 +58,14 @@ BROADCASTS = {
     "number": ((2, 3), ()),
     "both": ((2, 1), (1, 3)),
     "lead": ((4, 2, 3), (2, 3)),
+    "sequences": ((4, 2, 3), (3,)),
+    "sequences-kept": ((4, 2, 3), (1, 3)),
+    "sequences-kept-all": ((4, 2, 3), (1, 1, 3)),
+    "positions": ((5, 4, 2, 3), (1, 2, 3)),
+    "inner": ((4, 2, 3), (4, 1, 3)),
+    "numbers": ((4, 2, 3), (1, 1)),
+    "empty": ((0, 2, 3), (2, 3)),
+    "empty-rows": ((4, 2, 0), (2, 0)),
 }
 
 
@@ -71,6 +79,15 @@ def test_a_broadcast_operand_has_a_gradient_of_its_own_shape(first, second):
     (x * y / (x + y)).sum().backward()
     for element, tensor in ((a, x), (b, y)):
         np.testing.assert_allclose(root.get_gradient(element.output).as_ndarray(), tensor.grad, rtol=1e-12)
+
+
+def test_leading_axes_are_summed_by_a_product():
+    x, y = g.DistributorElement(np.ones((5, 4, 2)), np.ones((5, 4, 3)), batch_size=5).get_output_graphs()
+    model = rm.converters.to_training_onnx(
+        g.MeanSquared()(g.Sequential([g.PositionalEmbedding(), g.Dense(3)])(x), y), g.Sgd(0.1)
+    )
+    sums = [{"MatMul", "ReduceSum"} & {node.op_type for node in f.node} for f in model.functions if f.name == "AddGrad"]
+    assert sums == [{"MatMul"}] * 2
 
 
 def test_a_symbolic_batch_axis_is_reduced_at_run_time():
