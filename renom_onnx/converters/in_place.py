@@ -3,16 +3,23 @@
 onnxruntime does not know that an output is bound to the memory of an input. It is right nevertheless where everybody
 who reads the old value has finished before the node that writes the new one, or is that node and works element by
 element. Without this check a step that writes its weights in place computes wrong numbers and says nothing.
+
+A step may also end with an error, and must then have changed nothing. What can end one batch and not another of its
+size is an index that is out of range; so what is written over is written after all of these were looked at. An index
+that no batch changes, being made of constants and sizes, is right in every step or in none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 from onnx import inliner
 
 from renom_onnx.converters.importer import captured
+from renom_onnx.converters.index_read import SAME
+from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import every_node, subgraphs
 
 _ELEMENTWISE = {
@@ -24,6 +31,7 @@ _INDEXED = {
     "ScatterND": 1, "SoftmaxCrossEntropyLoss": 1,
 }  # fmt: skip
 """Operators that stop where an index is out of range, and which operand it is."""
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _OF_SIZES = {"Shape", "Size"}
 """Operators that a session computes when it is opened, where sizes are known: they wait for nobody."""
@@ -47,15 +55,16 @@ def in_place(
         survives_errors: leave out what is written before the last index of the step was looked at, which may be out
             of range and end the step.
     """
-    nodes = inliner.inline_local_functions(model).graph.node if model.functions else model.graph.node
+    graph = inliner.inline_local_functions(model).graph if model.functions else model.graph
+    nodes = [_Node(node) for node in graph.node]
     readers: dict[str, list[int]] = {}
     writers: dict[str, int] = {}
     for i, node in enumerate(nodes):
-        for name in _reads(node):
+        for name in node.reads:
             readers.setdefault(name, []).append(i)
-        writers.update((name, i) for name in node.output if name)
+        writers.update((name, i) for name in node.outputs if name)
     ancestors = _ancestors(nodes, writers)
-    looked_up = _indexed(nodes, writers) if survives_errors else {}
+    looks = _looks(nodes, writers, graph) if survives_errors else []
     safe = set()
     for key, output in bindings.items():
         if output not in writers or output == key:
@@ -65,28 +74,76 @@ def in_place(
         own = _all_readers(nodes, readers, key)
         others = {i for name in (aliases or {}).get(key, ()) for i in _all_readers(nodes, readers, name)}
         may_write = writer not in own or (writer not in others and _reads_along(nodes[writer], key))
-        if may_write and all(before >> i & 1 for i in own - {writer} | others) and _is_after(before, looked_up):
+        if may_write and all(before >> i & 1 for i in own - {writer} | others) and _is_after(before, looks):
             safe.add(key)
     return safe
 
 
-def _reads_along(node: onnx.NodeProto, name: str) -> bool:
+class _Node:
+    """A node, and what of it is asked for many times."""
+
+    def __init__(self, proto: onnx.NodeProto) -> None:
+        self.proto = proto
+        self.op_type: str = proto.op_type
+        self.inputs: list[str] = list(proto.input)
+        self.outputs: list[str] = list(proto.output)
+        self.reads = [name for name in [*self.inputs, *captured(proto)] if name]
+
+
+def _reads_along(node: _Node, name: str) -> bool:
     """Whether a node reads each element of a value before it writes the one in its place."""
-    return node.op_type in _ELEMENTWISE or (node.op_type == "Gemm" and name not in node.input[:2])
+    return node.op_type in _ELEMENTWISE or (node.op_type == "Gemm" and name not in node.inputs[:2])
 
 
-def _indexed(nodes: Sequence[onnx.NodeProto], writers: Mapping[str, int]) -> dict[int, str]:
-    """Return the nodes that look at an index, and what it was before it got another shape."""
-    found = {}
+@dataclass(frozen=True)
+class _Look:
+    """A node that looks at an index.
+
+    Attributes:
+        place: of the node.
+        name: of the index, as it was before it got another shape.
+        limit: how far it may go, where that is known.
+    """
+
+    place: int
+    name: str
+    limit: int | None
+
+
+def _looks(nodes: Sequence[_Node], writers: Mapping[str, int], graph: onnx.GraphProto) -> list[_Look]:
+    """Return who looks at the indices that a batch changes."""
+    fixed = {tensor.name for tensor in graph.initializer}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+    found = []
     for i, node in enumerate(nodes):
-        if node.op_type in _INDEXED:
-            name = node.input[_INDEXED[node.op_type]]
-            while name in writers and nodes[writers[name]].op_type in {*_VIEWS, "Cast"}:
-                name = nodes[writers[name]].input[0]
-            found[i] = name
-        elif node.op_type in _CONTROL_FLOW and not _is_plain_scan(node):
-            found[i] = f"node {i}"  # whatever is in it, nobody else looks at the same
+        if node.op_type in _CONTROL_FLOW:
+            if not _is_plain_scan(node.proto):
+                found.append(_Look(i, f"node {i}", None))  # whatever is in it, nobody else looks at the same
+        elif node.op_type in _OF_SIZES or (fixed.issuperset(node.reads) and node.op_type not in _RANDOM):
+            fixed.update(node.outputs)
+        elif node.op_type in _INDEXED:
+            name = node.inputs[_INDEXED[node.op_type]]
+            while name in writers and nodes[writers[name]].op_type in SAME:
+                name = nodes[writers[name]].inputs[0]
+            if name not in fixed and not _is_place_of_maximum(node, name, nodes, writers, fixed):
+                found.append(_Look(i, name, _limit(node, dims)))
     return found
+
+
+def _is_place_of_maximum(
+    node: _Node, index: str, nodes: Sequence[_Node], writers: Mapping[str, int], fixed: set[str]
+) -> bool:
+    """Whether an index is the positions that MaxPool found, and something is put there into zeros of its size."""
+    pool = nodes[writers[index]] if index in writers else None
+    is_position = pool is not None and pool.op_type == "MaxPool" and index in pool.outputs[1:]
+    return is_position and node.op_type == "ScatterElements" and node.inputs[0] in fixed
+
+
+def _limit(node: _Node, dims: Mapping[str, Sequence[onnx.TensorShapeProto.Dimension]]) -> int | None:
+    """Return the size of the axis of an input of the step that a node looks into."""
+    axes, axis = dims.get(node.inputs[0], ()), attribute(node.proto, "axis", 0)
+    is_along = node.op_type in ("Gather", "GatherElements", "ScatterElements") and -len(axes) <= axis < len(axes)
+    return axes[axis].dim_value if is_along and axes[axis].HasField("dim_value") else None
 
 
 def _is_plain_scan(node: onnx.NodeProto) -> bool:
@@ -95,17 +152,20 @@ def _is_plain_scan(node: onnx.NodeProto) -> bool:
     return node.op_type == "Scan" and not inner & {*_INDEXED, *_CONTROL_FLOW}
 
 
-def _is_after(before: int, looked_up: Mapping[int, str]) -> bool:
-    """Whether every index, or the same in another node, is looked at before."""
-    seen = {name for i, name in looked_up.items() if before >> i & 1}
-    return all(name in seen for name in looked_up.values())
+def _is_after(before: int, looks: Sequence[_Look]) -> bool:
+    """Whether every index, or the same in another node with no wider limit, is looked at before."""
+    seen: dict[str, list[int | None]] = {}
+    for look in looks:
+        if before >> look.place & 1:
+            seen.setdefault(look.name, []).append(look.limit)
+    return all(any(_is_as_strict(limit, look.limit) for limit in seen.get(look.name, ())) for look in looks)
 
 
-def _reads(node: onnx.NodeProto) -> Iterable[str]:
-    return (name for name in [*node.input, *captured(node)] if name)
+def _is_as_strict(limit: int | None, other: int | None) -> bool:
+    return limit is None or other is None or limit <= other
 
 
-def _all_readers(nodes: Sequence[onnx.NodeProto], readers: Mapping[str, list[int]], name: str) -> set[int]:
+def _all_readers(nodes: Sequence[_Node], readers: Mapping[str, list[int]], name: str) -> set[int]:
     """Return who reads a value, or a view of it."""
     found: set[int] = set()
     stack = [name]
@@ -114,17 +174,16 @@ def _all_readers(nodes: Sequence[onnx.NodeProto], readers: Mapping[str, list[int
             if i not in found:
                 found.add(i)
                 if nodes[i].op_type in _VIEWS:
-                    stack += nodes[i].output
+                    stack += nodes[i].outputs
     return found
 
 
-def _ancestors(nodes: Sequence[onnx.NodeProto], writers: Mapping[str, int]) -> list[int]:
+def _ancestors(nodes: Sequence[_Node], writers: Mapping[str, int]) -> list[int]:
     """Return for each node those that it needs, as the bits of a number; the nodes are in order."""
     found: list[int] = []
     for node in nodes:
         bits = 0
-        needs = () if node.op_type in _OF_SIZES else _reads(node)
-        for i in {writers[name] for name in needs if name in writers}:
+        for i in {writers[name] for name in node.reads if name in writers} if node.op_type not in _OF_SIZES else ():
             bits |= found[i] | 1 << i
         found.append(bits)
     return found
