@@ -16,7 +16,6 @@ import onnx
 
 from renom_onnx.converters.batch_statistics import synchronize
 from renom_onnx.converters.gradient_values import gradient_values
-from renom_onnx.converters.in_place import in_place
 from renom_onnx.converters.loss_terms import ROWS, SUM, LossTerms, loss_terms, share_gradients
 from renom_onnx.converters.stages import Stage, cut
 from renom_onnx.converters.step_graph import StepGraph, reads
@@ -35,7 +34,6 @@ class DistributedStep:
         stages: the last one updates, the others compute.
         loss: name of the whole batch's loss, which the last stage gives out.
         bindings: what the last stage gives out by the name of the state that it becomes.
-        in_place: states that the last stage may write over.
         share: name of the input that says which share of the rows a device has; None if nothing asks for it.
         dealt: names of the feeds whose rows are dealt; the others go to every device.
         n_exact: elements at the end of the last buffer that are no gradients.
@@ -44,7 +42,6 @@ class DistributedStep:
     stages: Sequence[Stage]
     loss: str
     bindings: Mapping[str, str]
-    in_place: frozenset[str]
     share: str | None
     dealt: tuple[str, ...]
     n_exact: int
@@ -62,7 +59,7 @@ def distribute(step: TrainingStep, *, synchronized: bool = False) -> Distributed
     """
     graph = StepGraph(step.model)
     batch = dealt(graph, step.feeds)
-    changing = set(step.bindings)
+    changing = {*step.bindings, *step.weights}
     terms = loss_terms(graph, step.loss, batch, changing)
     _place_dropout(graph, batch[0])
     if synchronized:
@@ -73,8 +70,7 @@ def distribute(step: TrainingStep, *, synchronized: bool = False) -> Distributed
     share_gradients(graph, terms, factors, gradients, changing)
     loss, bindings, n_exact = _exchange(graph, step, terms, gradients, shares, batch)
     stages = cut(graph, [loss, *bindings.values()])
-    free = in_place(stages[-1].model, bindings)
-    return DistributedStep(stages, loss, bindings, frozenset(free), shares.rows, batch, n_exact)
+    return DistributedStep(stages, loss, bindings, shares.rows, batch, n_exact)
 
 
 def dealt(graph: StepGraph, feeds: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from renom_onnx.converters.step_graph import StepGraph, reads
 from renom_onnx.converters.training_info import TrainingStep
@@ -13,7 +14,8 @@ def gradient_values(graph: StepGraph, step: TrainingStep, batch: Collection[str]
     """Return the names of the gradients that the next values are computed from.
 
     A file of ours calls them after the weights. In another they are what the update reads of the backward pass: the
-    update is everything behind which nothing has a size of the batch, neither what it reads nor what it leads to.
+    update is everything behind which nothing has a size of the batch, neither what it reads nor what it leads to. What
+    is only laid side by side, for an update of several weights, is one gradient.
 
     Args:
         graph: the step.
@@ -21,13 +23,12 @@ def gradient_values(graph: StepGraph, step: TrainingStep, batch: Collection[str]
         batch: names of the inputs that are dealt.
     """
     made = graph.producers()
-    named = [f"{key}.grad" for key in step.bindings if f"{key}.grad" in made]
+    named = [f"{key}.grad" for key in step.weights if f"{key}.grad" in made]
     of_batch = graph.dependents(batch)
     behind = graph.dependents(named)
     others = [value for value in step.bindings.values() if value in of_batch and value not in behind]
-    if not others:
-        return named
-    return [*named, *_ends(graph, step, of_batch, set(named))]
+    ends = _ends(graph, step, of_batch, set(named)) if others else []
+    return _side_by_side(graph, step, [*named, *ends])
 
 
 def _ends(graph: StepGraph, step: TrainingStep, of_batch: set[str], named: set[str]) -> list[str]:
@@ -49,6 +50,21 @@ def _ends(graph: StepGraph, step: TrainingStep, of_batch: set[str], named: set[s
     read = [name for i in sorted(update) for name in reads(nodes[i])]
     found = [name for name in dict.fromkeys(read) if name in backward and name not in written | named]
     return [name for name in found if _floats(graph, name)]
+
+
+def _side_by_side(graph: StepGraph, step: TrainingStep, gradients: Sequence[str]) -> list[str]:
+    """Return gradients, with what joins some of them in the place of the first where nobody else reads these."""
+    made = graph.producers()
+    read = Counter([*(name for node in graph.nodes for name in reads(node)), *step.bindings.values()])
+    place = {name: name for name in gradients}
+    for node in graph.nodes:
+        if (node.domain, node.op_type) != ("", "Concat"):
+            continue
+        pieces = [made[name] for name in node.input if name in made]
+        joined = [piece.input[0] for piece in pieces if (piece.domain, piece.op_type) == ("", "Reshape")]
+        if len(joined) == len(node.input) and all(name in place and read[name] == 1 for name in joined):
+            place.update(dict.fromkeys(joined, node.output[0]))
+    return list(dict.fromkeys(place.values()))
 
 
 def _is_fixed(graph: StepGraph, name: str, of_batch: set[str]) -> bool:

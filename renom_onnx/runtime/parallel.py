@@ -11,11 +11,8 @@ import numpy as np
 from renom_onnx.converters.data_parallel import distribute
 from renom_onnx.converters.parallel_evaluation import LossPart, ParallelEvaluation, parallel_evaluation
 from renom_onnx.converters.signature import input_types
-from renom_onnx.converters.tree import as_bytes
-from renom_onnx.converters.variants import for_device
 from renom_onnx.errors import DeviceError, RenomError, RunError, ShapeError
 from renom_onnx.runtime.assignment import check_capturable
-from renom_onnx.runtime.chain import Part
 from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.engine import Engine, LocalEngine
@@ -23,8 +20,9 @@ from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import FeedSpec, check_feeds
 from renom_onnx.runtime.loss import Loss, LossBuffer
 from renom_onnx.runtime.prepared import Prepared
-from renom_onnx.runtime.replica import PreparedPart, Replica
+from renom_onnx.runtime.replica import Part, PreparedPart, Replica
 from renom_onnx.runtime.shard import Shard, deal
+from renom_onnx.runtime.step_model import StepModel, for_kind
 from renom_onnx.runtime.team import Job, Team
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
@@ -48,6 +46,7 @@ class ParallelTrainingSession(Trainable):
         threads: of each device; default on CPUs: the cores divided by the devices.
         spinning: let idle workers of onnxruntime spin between steps; default: no, they would take the other devices'
             cores.
+        tune: on CPUs, choose the forms of what computes the gradients by measuring them; see `TrainingSession`.
         cuda: options of the CUDA provider.
         engine: how buffers are added; default: within this process.
         resident: data that every device keeps, all rows by feed. A step is then fed ``rows``, the numbers of its rows,
@@ -81,6 +80,7 @@ class ParallelTrainingSession(Trainable):
         synchronize_batch_norm: bool = False,
         threads: int | None = None,
         spinning: bool = False,
+        tune: bool = False,
         cuda: CudaOptions | None = None,
         engine: Engine | None = None,
         resident: Mapping[str, Array] | None = None,
@@ -97,15 +97,21 @@ class ParallelTrainingSession(Trainable):
             threads = max(1, self._engine.cores() // len(self.devices))
         if cuda is not None and cuda.cuda_graph:
             check_capturable(self._step.model, str(self.devices[0]))
-        step = distribute(self._step, synchronized=synchronize_batch_norm)
+        kind = self.devices[0].kind
+        run, joined = for_kind(self._step, kind)
+        step = distribute(run, synchronized=synchronize_batch_norm)
         self._dealt = step.dealt
         self._n_buffers = len(step.stages) - 1
         self._n_exact = step.n_exact
         options = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        models = [as_bytes(for_device(stage.model, self.devices[0].kind)) for stage in step.stages]
+        *computing, updating = [stage.model for stage in step.stages]
+        models = [StepModel(model, kind, options, tune=tune) for model in computing]
+        # All devices must update alike, and so nothing is measured there. An update is never undone: devices agree on
+        # the sums before, and one that stops ends the session.
+        models.append(StepModel(updating, kind, options, writes=step.bindings, joined=joined))
         state, settings = self._step.state, self._step.optional
         self._replicas = [
-            Replica(step, models, state, settings, self._resident, device, options) for device in self.devices
+            Replica(step, models, joined, state, settings, self._resident, device, options) for device in self.devices
         ]
         self._step.state.clear()
         self._loss = LossBuffer(self._replicas[0].loss)
@@ -302,9 +308,8 @@ class ParallelTrainingSession(Trainable):
         return slice(parts[0].start, parts[-1].stop)
 
     def _held(self) -> dict[str, Sequence[Tensor]]:
-        first = self._replicas[0]
         held: dict[str, Sequence[Tensor]] = {
-            name: [replica.state[name] for replica in self._replicas] for name in first.state
+            name: [replica.state.now[name] for replica in self._replicas] for name in self._step.bindings
         }
         held.update((name, [r.settings[name] for r in self._replicas]) for name in self._step.optional)
         return held

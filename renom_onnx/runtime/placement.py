@@ -74,14 +74,9 @@ def training_session(
         )
     is_small = data is not None and sum(array.nbytes for array in data.values()) <= RESIDENT_BYTES
     stays = wanted if wanted is not None else is_small and parse_device(names[0]).kind == "cuda"
-    ours = {"feed_ahead", "resident", "engine", "elastic", "wire_dtype", "average_every", "tune"}
+    ours = {"feed_ahead", "resident", "engine", "elastic", "wire_dtype", "average_every"}
     rest: Any = {k: v for k, v in options.items() if k not in ours}
     rest["resident"] = data if stays else None
-    if options.get("tune") and (engine.size > 1 or len(names) > 1 or options.get("engine") is not None):
-        raise DeviceError(
-            "get_training_executor: tune must be used on one device, whose choice no other one has to share, got "
-            "several. Leave tune out."
-        )
     if engine.size > 1:
         return DistributedTrainingSession(
             model, names, engine=engine, average_every=options.get("average_every", 1), **rest
@@ -89,7 +84,7 @@ def training_session(
     if len(names) > 1 or options.get("engine") is not None:
         return ParallelTrainingSession(model, names, engine=engine, **rest)
     rest.pop("synchronize_batch_norm", None)
-    return TrainingSession(model, names[0], tune=options.get("tune", False), **rest)
+    return TrainingSession(model, names[0], **rest)
 
 
 def _engine(options: Placement) -> Engine:

@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from renom_onnx.converters.data_parallel import DistributedStep
-from renom_onnx.converters.importer import default_opset
 from renom_onnx.converters.parallel_evaluation import ParallelEvaluation
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.graph.random import FIRST_SAMPLE
-from renom_onnx.runtime.assignment import check_assignment
-from renom_onnx.runtime.capture import Capture
-from renom_onnx.runtime.chain import Chain, ChainSlot, DeviceMemory, Part
-from renom_onnx.runtime.cuda import CudaOptions, provider_names
+from renom_onnx.runtime.chain import Chain, Memory, Slot
+from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
-from renom_onnx.runtime.specialization import for_sizes
+from renom_onnx.runtime.state import State
+from renom_onnx.runtime.step_model import StepModel
 from renom_onnx.runtime.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one device is dealt of a batch.
+
+    Attributes:
+        feeds: its rows, and what every device is fed.
+        sizes: of the symbols in the feeds' shapes.
+        first: place of its first row in the whole batch.
+        share: its rows over those of the whole batch; 0 for a device without rows, which only updates.
+    """
+
+    feeds: Mapping[str, Array]
+    sizes: Mapping[str, int]
+    first: int
+    share: float
+
+
 class PreparedPart:
     """A part that is on its device; `slot` is None for a device without rows."""
 
-    def __init__(self, part: Part, chain: Chain | None) -> None:
+    def __init__(self, part: Part, chain: Chain | None, arrays: Mapping[str, Array]) -> None:
         self.part = part
         self._chain = chain
-        self.slot: ChainSlot | None = None if chain is None else chain.take(part)
+        self.slot: Slot | None = None if chain is None else chain.take(arrays)
 
     def release(self) -> None:
         """Give the memory back."""
@@ -46,8 +62,9 @@ class Replica:
 
     Args:
         step: the stages of a training step.
-        models: their bytes.
-        state: weights and optimizer state by name.
+        models: what opens their sessions.
+        joined: which weights and states lie behind one another.
+        arrays: weights and optimizer state by name.
         settings: learning rate and the like by name.
         resident: data that stay on the device, by the name of their input.
         device: where it is.
@@ -57,67 +74,60 @@ class Replica:
     def __init__(
         self,
         step: DistributedStep,
-        models: Sequence[bytes],
-        state: Mapping[str, Array],
+        models: Sequence[StepModel],
+        joined: Mapping[str, Sequence[str]],
+        arrays: Mapping[str, Array],
         settings: Mapping[str, Array],
         resident: Mapping[str, Array],
         device: Device,
         options: Mapping[str, Any],
     ) -> None:
         self.device = device
-        self._step, self._models, self._options = step, models, options
-        self._cuda: CudaOptions = options["cuda"] or CudaOptions()
-        first = {name: Tensor.from_array(array, device, name) for name, array in state.items()}
-        second = {
-            name: tensor if name in step.in_place else Tensor(tensor.shape, tensor.dtype, device, name)
-            for name, tensor in first.items()
-        }
-        self._states = [first, second] if len(step.in_place) < len(first) else [first]
-        self._current = 0
+        self._share, self._models, self._options = step.share, models, options
+        cuda: CudaOptions | None = options["cuda"]
+        self._captures = cuda is not None and cuda.cuda_graph
+        self.state = State(arrays, joined, models[-1].in_place, device)
         self.settings = {name: Tensor.from_array(array, device, name) for name, array in settings.items()}
-        held = {name: Tensor.from_array(array, device, name) for name, array in resident.items()}
         buffers = [stage.buffer for stage in step.stages if stage.buffer is not None]
         self.buffers = [Tensor([b.size], b.dtype, device, b.name) for b in buffers]
         self.loss = Tensor([], self.buffers[-1].dtype, device, "loss")
-        own = {name: tensor for name, tensor in self.settings.items() if name != FIRST_SAMPLE.name}
-        self._memory = DeviceMemory(device, self._states, {**own, **held}, self.buffers)
-        self._update = self._open_update()
-        known = {*own, *held, *first, *(buffer.name for buffer in self.buffers)}
+        fixed = {name: tensor for name, tensor in self.settings.items() if name != FIRST_SAMPLE.name}
+        fixed.update((name, Tensor.from_array(array, device, name)) for name, array in resident.items())
+        written = {step.loss: self.loss, **{buffer.name: buffer for buffer in self.buffers}}
+        self._memory = Memory(device, self.state, step.bindings, written, fixed)
+        # Not captured, because it writes over state: see `renom_onnx.runtime.capture`.
+        self._update = Chain([models[-1].open(self._memory, {})], self._memory).take({})
+        known = self._memory.held(0)
         self._update_feeds = [name for name in step.stages[-1].inputs if name not in known]
         self._chains: BySize[Chain] = BySize()
-        self._slot: ChainSlot | None = None
+        self._slot: Slot | None = None
         self._evaluations: dict[Any, Any] = {}
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Today's weights and state."""
-        return self._states[self._current]
 
     def prepare(self, part: Part) -> PreparedPart:
         """Copy a part to the device, which may run a step meanwhile."""
         chain = self._chains.get(part.sizes, self._open_chain) if part.share else None
-        return PreparedPart(part, chain)
+        arrays = {**part.feeds, str(FIRST_SAMPLE.name): np.array(part.first, np.int64)}
+        if self._share is not None:
+            arrays[self._share] = np.array(part.share)
+        return PreparedPart(part, chain, arrays)
 
     def begin(self, prepared: PreparedPart) -> None:
         """Take a part as that of the next step."""
         self._slot = prepared.slot
-        for name in self._update_feeds:  # what the last stage reads itself, which is the same on every device
-            tensor = Tensor.from_array(prepared.part.feeds[name], self.device, name)
-            for binding in self._update[1]:
-                binding.bind_ortvalue_input(name, tensor.value)
+        # What the update reads of the feeds itself is the same on every device.
+        self._update.write({name: prepared.part.feeds[name] for name in self._update_feeds})
 
     def compute(self, stage: int) -> None:
         """Run a stage and leave this device's summands in its buffer."""
         if self._slot is None:
             self.buffers[stage].write(np.zeros(self.buffers[stage].shape, self.buffers[stage].dtype))
         else:
-            self._slot.run(stage, self._current)
+            self._slot.run(stage)
 
     def update(self) -> None:
         """Run the last stage: with the sums of all devices, the next weights, state and loss."""
-        session, bindings = self._update
-        session.run_with_iobinding(bindings[self._current])
-        self._current = (self._current + 1) % len(self._states)
+        self._update.run()
+        self.state.advance()
 
     def evaluate(self, key: Any, evaluation: ParallelEvaluation, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs of an evaluation with today's weights.
@@ -130,43 +140,10 @@ class Replica:
         if key not in self._evaluations:
             model = as_bytes(for_device(evaluation.model, self.device.kind))
             self._evaluations[key] = open_session(model, self.device, **self._options)
-        session = self._evaluations[key]
-        binding = session.io_binding()
-        kept = {name: Tensor.from_array(array, self.device, name) for name, array in feeds.items()}
-        for value in session.get_inputs():
-            binding.bind_ortvalue_input(value.name, (kept.get(value.name) or self.state[value.name]).value)
-        names = [output.name for output in session.get_outputs()]
-        for name in names:
-            binding.bind_output(name, "cpu")
-        session.run_with_iobinding(binding)
-        return {name: np.array(v.numpy()) for name, v in zip(names, binding.get_outputs(), strict=True)}
+        return self.state.evaluate(self._evaluations[key], feeds)
 
     def _open_chain(self, dims: Mapping[str, int] | None) -> Chain:
         """Return the sessions of the computing stages; those of the first size are captured, if that is asked for."""
-        captures = self._cuda.cuda_graph and dims is not None and not len(self._chains)
-        stages = self._step.stages[:-1]
-        sessions = [self._open(i, dims, captures=captures) for i in range(len(stages))]
-        return Chain(
-            stages, sessions, [Capture() if captures else None for _ in stages], self._memory, self._step.share
-        )
-
-    def _open(self, stage: int, dims: Mapping[str, int] | None, *, captures: bool) -> Any:
-        is_last = stage == len(self._models) - 1
-        checks = self.device.kind == "cuda" and (captures or (self._cuda.strict and (is_last or dims is not None)))
-        model = for_sizes(self._models[stage], self.device, dims)
-        session = open_session(model, self.device, dims=dims, capture=captures, record=checks, **self._options)
-        if checks:
-            opset = default_opset(self._step.stages[stage].model)
-            check_assignment(session, str(self.device), provider_names(), opset)
-        return session
-
-    def _open_update(self) -> tuple[Any, list[Any]]:
-        """Return session and bindings of the last stage. It is not captured: see `renom_onnx.runtime.capture`."""
-        session = self._open(len(self._models) - 1, None, captures=False)
-        bindings = self._memory.bind(session, self._step.stages[-1].inputs)
-        for parity, binding in enumerate(bindings):
-            after = self._states[(parity + 1) % len(self._states)]
-            for key, name in self._step.bindings.items():
-                binding.bind_ortvalue_output(name, after[key].value)
-            binding.bind_ortvalue_output(self._step.loss, self.loss.value)
-        return session, bindings
+        captures = self._captures and dims is not None and not len(self._chains)
+        sessions = [model.open(self._memory, dims, captures=captures) for model in self._models[:-1]]
+        return Chain(sessions, self._memory, captures=captures)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from renom_onnx.converters.cpu.joined_update import join_updates
-from renom_onnx.converters.importer import default_opset, read_model
-from renom_onnx.converters.in_place import in_place
-from renom_onnx.converters.signature import ModelProto, input_types, output_types
+from renom_onnx.converters.signature import input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
-from renom_onnx.runtime.assignment import check_assignment, check_capturable
-from renom_onnx.runtime.capture import Capture
-from renom_onnx.runtime.cuda import CudaOptions, provider_names
+from renom_onnx.runtime.assignment import check_capturable
+from renom_onnx.runtime.chain import Chain, Memory, Slot
+from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import MAX_SIGNATURES, FeedSpec, Signature, check_feeds, signature_of
@@ -25,11 +22,10 @@ from renom_onnx.runtime.loss import Loss, LossBuffer
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.sizes import BySize
-from renom_onnx.runtime.specialization import for_sizes
-from renom_onnx.runtime.step_run import StepMemory, StepRun, StepSlot
+from renom_onnx.runtime.state import State
+from renom_onnx.runtime.step_model import StepModel, for_kind
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
-from renom_onnx.runtime.tuning import tuned
 
 Array = np.ndarray[Any, Any]
 
@@ -87,53 +83,26 @@ class TrainingSession(Trainable):
     ) -> None:
         super().__init__(model, resident, training_info)
         self.device = parse_device(device)
-        self._cuda = cuda or CudaOptions()
-        self._tunes = tune and self.device.kind == "cpu"
-        if self._cuda.cuda_graph:
+        self._captures = cuda is not None and cuda.cuda_graph
+        if self._captures:
             check_capturable(self._step.model, str(self.device))
-        run, self._joined = join_updates(self._step) if self.device.kind == "cpu" else (self._step, {})
-        self._bindings = run.bindings
-        self._step_bytes = as_bytes(for_device(run.model, self.device.kind))
         self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
-        self._in_place = self._safe_in_place(run.model) if self.device.kind == "cpu" else set()
-        first = self._state_memory({})
-        self._state = [first, self._state_memory({name: first[name] for name in self._in_place})]
-        for name, array in self._step.state.items():
-            self._state[0][name].write(array)
+        kind = self.device.kind
+        run, joined = for_kind(self._step, kind)
+        writes = run.bindings if kind == "cpu" else {}  # a captured step may run more than once
+        self._step_model = StepModel(
+            run.model, kind, self._session_options, writes=writes, joined=joined, survives_errors=True, tune=tune
+        )
+        self._state = State(self._step.state, joined, self._step_model.in_place, self.device)
+        self._step.state.clear()
         self._optional = self._on_device(self._step.optional)
         dtype, shape = {name: (t, s) for name, t, s in output_types(self._step.model.graph)}[self._step.loss]
         self._loss = LossBuffer(Tensor([1 for _ in shape or ()], dtype, self.device, "loss"))
         fixed = {**self._optional, **self._on_device(self._resident)}
-        self._memory = StepMemory(self.device, self._state, fixed, self._bindings, run.loss, self._loss.tensor)
-        self._step.state.clear()
-        self._current = 0
-        self._runs: BySize[StepRun] = BySize()
-        self._known: dict[Signature, StepRun] = {}
+        self._memory = Memory(self.device, self._state, run.bindings, {run.loss: self._loss.tensor}, fixed)
+        self._runs: BySize[Chain] = BySize()
+        self._known: dict[Signature, Chain] = {}
         self._evaluations: dict[bool, Any] = {}
-
-    def _safe_in_place(self, model: ModelProto) -> set[str]:
-        """Return the states that a step may write over while it runs, also if it ends with an error."""
-        return in_place(model, self._bindings, self._joined, survives_errors=True)
-
-    def _state_memory(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return memory for weights and state by name, and for those that are updated together.
-
-        Args:
-            shared: what the other set of state has, in whose place nothing is made.
-        """
-        arrays = self._step.state
-        memory = dict(shared)
-        for joined, members in self._joined.items():
-            size = sum(arrays[name].size for name in members)
-            whole = memory.setdefault(joined, Tensor([1, size], arrays[members[0]].dtype, self.device, joined))
-            start = 0
-            for name in members:
-                memory[name] = whole.part(start, arrays[name].shape, name)
-                start += arrays[name].size
-        for name, array in arrays.items():
-            if name not in memory:
-                memory[name] = Tensor(array.shape, array.dtype, self.device, name)
-        return memory
 
     def _on_device(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         return {name: Tensor.from_array(array, self.device, name) for name, array in arrays.items()}
@@ -160,7 +129,7 @@ class TrainingSession(Trainable):
         slot = run.take(arrays)
         return Prepared(slot, settings, partial(run.slots.give, slot))
 
-    def _checked(self, feeds: Mapping[str, Any]) -> tuple[StepRun, Mapping[str, Array], dict[str, Array]]:
+    def _checked(self, feeds: Mapping[str, Any]) -> tuple[Chain, Mapping[str, Array], dict[str, Array]]:
         """Return what runs on a batch, the batch, and the settings that are fed with it."""
         signature = signature_of(feeds)
         run = None if signature is None else self._known.get(signature)
@@ -205,57 +174,25 @@ class TrainingSession(Trainable):
                 run.slots.give(slot)
         return self._loss.take()
 
-    def _take(self, slot: StepSlot, settings: Mapping[str, Array]) -> None:
+    def _take(self, slot: Slot, settings: Mapping[str, Array]) -> None:
         """Run a step on the batch in a slot."""
         before = {name: self._optional[name].read() for name in settings}
         for name, array in settings.items():
             self._optional[name].write(array)
         self._loss.settle()
         try:
-            slot.run(self._current)
+            slot.run()
         except Exception as e:
             for name, array in before.items():
                 self._optional[name].write(array)
             fed = {name: tensor.read() for name, tensor in slot.inputs.items()}
             raise self._index_ranges.explain(run_error("TrainingSession.step", e), fed) from e
-        self._current = 1 - self._current
+        self._state.advance()
 
-    def _open_run(self, dims: dict[str, int] | None) -> StepRun:
+    def _open_run(self, dims: dict[str, int] | None) -> Chain:
         """Return a run; that of the first size is captured, if that is asked for."""
-        captures = self._cuda.cuda_graph and dims is not None and not len(self._runs)
-        checks = self.device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
-        forms = self._tuned_forms(dims) if self._tunes and dims is not None else None
-        model = self._specialized(dims, forms) or self._step_bytes
-        session = open_session(
-            model,
-            self.device,
-            dims=dims,
-            capture=captures,
-            record=checks,
-            **self._session_options,
-        )
-        if checks:
-            check_assignment(session, str(self.device), provider_names(), default_opset(self._step.model))
-        return StepRun(session, self._memory, Capture() if captures else None)
-
-    def _specialized(self, dims: Mapping[str, int] | None, forms: Collection[str] | None = None) -> bytes:
-        """Return the step for some sizes; nothing where it could not write over the state that this session holds."""
-        model = for_sizes(self._step_bytes, self.device, dims, forms)
-        is_safe = model is self._step_bytes or self._in_place <= self._safe_in_place(read_model(model))
-        return model if is_safe else b""
-
-    def _tuned_forms(self, dims: Mapping[str, int]) -> frozenset[str]:
-        """Return the forms that are fastest for some sizes."""
-        held = {**self._state[self._current], **self._memory.fixed}
-        values = {name: tensor.read() for name, tensor in held.items()}
-        options = self._session_options
-        key = self._step_bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode()
-        return tuned(
-            partial(self._specialized, dims),
-            partial(open_session, device=self.device, dims=dims, **options),
-            values,
-            key,
-        )
+        captures = self._captures and dims is not None and not len(self._runs)
+        return Chain([self._step_model.open(self._memory, dims, captures=captures)], self._memory, captures=captures)
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.
@@ -275,27 +212,16 @@ class TrainingSession(Trainable):
             model = evaluation_model(self._lowered, self._step, with_loss=with_loss)
             session = open_session(as_bytes(for_device(model, self.device.kind)), self.device, **self._session_options)
             types = [FeedSpec(*t) for t in input_types(model.graph) if t[0] not in self._step.bindings]
-            names = [o.name for o in model.graph.output]
-            self._evaluations[with_loss] = (session, types, names)
-        session, specs, names = self._evaluations[with_loss]
+            self._evaluations[with_loss] = (session, types)
+        session, specs = self._evaluations[with_loss]
         arrays, _ = check_feeds("TrainingSession.evaluate", specs, given)
-        binding = session.io_binding()
-        for value in session.get_inputs():
-            if value.name in self._step.bindings:
-                binding.bind_ortvalue_input(value.name, self._state[self._current][value.name].value)
-        kept = {name: Tensor.from_array(array, self.device, name) for name, array in arrays.items()}
-        for name, tensor in kept.items():
-            binding.bind_ortvalue_input(name, tensor.value)
-        for name in names:
-            binding.bind_output(name, "cpu")
         try:
-            session.run_with_iobinding(binding)
+            found = self._state.evaluate(session, arrays)
         except Exception as e:
             raise self._index_ranges.explain(run_error("TrainingSession.evaluate", e), arrays) from e
-        results = [np.array(value.numpy()) for value in binding.get_outputs()]
-        loss = {self._step.evaluation_loss: self._step.loss}
-        return dict(zip((loss.get(name, name) for name in names), results, strict=True))
+        names = {self._step.evaluation_loss: self._step.loss}
+        return {names.get(name, name): array for name, array in found.items()}
 
     def _held(self) -> dict[str, Sequence[Tensor]]:
-        state = {name: self._state[self._current][name] for name in self._step.bindings}
+        state = {name: self._state.now[name] for name in self._step.bindings}
         return {name: [tensor] for name, tensor in {**state, **self._optional}.items()}

@@ -34,7 +34,8 @@ def tuned(build: Build, open_session: Open, values: Mapping[str, Array], key: by
     """Return the forms that make a step fastest.
 
     Beginning with all, each form is left out once, and stays out if the step is faster without it. What was found is
-    kept in a file for each step, its sizes, and the machine; where none can be written, it is measured every time.
+    kept in a file for each step, its sizes, and the machine; where none can be written, it is measured every time. A
+    step that reads values of unknown sizes is not measured, and keeps all.
 
     Args:
         build: returns the step with some forms; empty bytes where they may not be used.
@@ -48,7 +49,10 @@ def tuned(build: Build, open_session: Open, values: Mapping[str, Array], key: by
         return known
     chosen = frozenset(FORMS)
     model = build(chosen)
-    run = _runner(open_session(model), values)
+    session = open_session(model)
+    if not all(isinstance(d, int) for value in session.get_inputs() if value.name not in values for d in value.shape):
+        return chosen
+    run = _runner(session, values)
     for form in FORMS:
         fewer = chosen - {form}
         other = build(fewer)

@@ -138,14 +138,14 @@ def test_sessions_that_take_any_size_and_other_devices_keep_their_bytes():
 @needs_blocks
 def test_a_training_session_runs_them_and_its_file_holds_none(monkeypatch: pytest.MonkeyPatch):
     opened: list[onnx.ModelProto] = []
-    from renom_onnx.runtime import training
+    from renom_onnx.runtime import step_model
 
     def record(model: bytes, *arguments: Any, **options: Any) -> Any:
         opened.append(onnx.load_from_string(model))
         return open_session(model, *arguments, **options)
 
-    open_session = training.open_session
-    monkeypatch.setattr(training, "open_session", record)
+    open_session = step_model.open_session
+    monkeypatch.setattr(step_model, "open_session", record)
     g, rng = rm.graph, np.random.default_rng(0)
     x, t = rng.standard_normal((N, C, 6, 6)).astype(np.float32), rng.standard_normal((N, 1)).astype(np.float32)
     model = g.Sequential([g.Conv(C, kernel=3, groups=C), g.Flatten(), g.Dense(1)])

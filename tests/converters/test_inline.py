@@ -40,7 +40,7 @@ def test_node_names_are_unique_and_not_empty(program: Program, inline: bool):
 
 @pytest.mark.parametrize("program", one_of_each, ids=str)
 def test_an_inlined_step_has_the_same_bits(program: Program, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("renom_onnx.runtime.training.for_sizes", portable_bodies)
+    monkeypatch.setattr("renom_onnx.runtime.step_model.for_sizes", portable_bodies)
     sessions = [rm.runtime.TrainingSession(program.model(inline=inline), "cpu", threads=1) for inline in (False, True)]
     for i in range(5):
         losses = [float(session.step(feeds(program.model(), 6, i))) for session in sessions]

@@ -46,7 +46,7 @@ def test_numpy_onnx_and_onnxruntime_alone_train_to_the_same_bits(
     losses = [float(session.step(batch)) for batch in batches]
     np.testing.assert_allclose(losses, result["losses"].reshape(-1), rtol=1e-4)
 
-    monkeypatch.setattr("renom_onnx.runtime.training.for_sizes", portable_bodies)
+    monkeypatch.setattr("renom_onnx.runtime.step_model.for_sizes", portable_bodies)
     session = rm.runtime.TrainingSession(model, "cpu", threads=1)
     losses = [float(session.step(batch)) for batch in batches]
     assert losses[-1] != losses[0]

@@ -331,6 +331,6 @@ def test_only_the_first_size_is_captured_and_every_binding_has_an_id():
     ids = [
         None if options is None else options.get_run_config_entry("gpu_graph_id")
         for prepared in waiting
-        for options in prepared.content._options
+        for options in prepared.content._options[0]
     ]
     assert ids == ["1", "2", "3", "4", None, None]

@@ -13,7 +13,7 @@ from onnx import helper
 import renom_onnx as rm
 from renom_onnx.converters import to_training_onnx
 from renom_onnx.converters.in_place import in_place
-from renom_onnx.runtime import TrainingSession, training
+from renom_onnx.runtime import TrainingSession, step_model
 from tests.converters.programs import LOSSES, classes, features, feeds, graph, perceptron
 from tests.converters.test_data_parallel import model_of, node
 
@@ -52,14 +52,14 @@ def model_with(optimizer: str, loss: Callable[[], graph.GraphElement]) -> onnx.M
 def session_of(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, *, ping_pong: bool = False) -> TrainingSession:
     with monkeypatch.context() as patch:
         if ping_pong:
-            patch.setattr(training, "in_place", lambda *arguments, **options: set())
+            patch.setattr(step_model, "in_place", lambda *arguments, **options: set())
         return TrainingSession(model, "cpu", threads=1)
 
 
 def n_bytes(session: TrainingSession) -> int:
-    """Of all memory for weights and state; parts of another's memory are left out."""
-    joined = {name for names in session._joined.values() for name in names}
-    tensors = {id(t): t for state in session._state for name, t in state.items() if name not in joined}
+    """Of all memory for weights and state."""
+    own = session._memory.bindings  # not parts of another's memory
+    tensors = {id(state[name]): state[name] for state in session._state.sets for name in own}
     return sum(t.view().nbytes for t in tensors.values())
 
 
@@ -68,7 +68,7 @@ def n_bytes(session: TrainingSession) -> int:
 def test_training_is_the_same_to_the_last_bit(network: str, optimizer: str, monkeypatch: pytest.MonkeyPatch):
     model = model_with(optimizer, NETWORKS[network])
     over, apart = (session_of(model, monkeypatch, ping_pong=p) for p in (False, True))
-    assert over._in_place and not apart._in_place
+    assert over._step_model.in_place and not apart._step_model.in_place
     for i in range(20):
         batch = feeds(model, 8 if i % 5 else 3, i)
         assert float(over.step(batch)) == float(apart.step(batch))
@@ -88,23 +88,23 @@ def test_the_state_of_adam_is_held_once(monkeypatch: pytest.MonkeyPatch):
 
 def test_weights_that_the_gradient_below_reads_are_held_twice(monkeypatch: pytest.MonkeyPatch):
     session = session_of(model_with("Sgd", LOSSES["mlp"]), monkeypatch)
-    assert session._in_place == {"dense1.w", "dense1.b", "dense2.b"}
+    assert session._step_model.in_place == {"dense1.w", "dense1.b", "dense2.b"}
 
 
 def test_a_body_that_reads_a_weight_later_than_the_filed_one_is_not_run(monkeypatch: pytest.MonkeyPatch):
     model = model_with("Sgd", LOSSES["mlp"])
-    safe, opened = training.in_place, []
+    safe, opened = step_model.in_place, []
 
     def less_for_changed(proto: Any, *arguments: Any, **options: Any) -> set[str]:
         found = safe(proto, *arguments, **options)
         return found if proto.functions else found - {"dense1.w"}
 
-    monkeypatch.setattr(training, "in_place", less_for_changed)
-    monkeypatch.setattr(training, "open_session", lambda data, *a, **k: opened.append(data))
+    monkeypatch.setattr(step_model, "in_place", less_for_changed)
+    monkeypatch.setattr(step_model, "open_session", lambda data, *a, **k: opened.append(data))
     session = TrainingSession(model, "cpu")
     with pytest.raises(AttributeError):
         session.step(feeds(model, 8))
-    assert opened == [session._step_bytes]
+    assert opened == [session._step_model._bytes]
 
 
 WRONG = {"too large": 3, "too small": -4}
@@ -128,7 +128,7 @@ def test_a_label_out_of_range_changes_nothing(optimizer: str, label: str):
 def test_a_model_whose_labels_are_looked_at_beside_its_updates_keeps_two_sets(monkeypatch: pytest.MonkeyPatch):
     rm.set_seed(0)
     loss = graph.SoftmaxCrossEntropy(ignore_index=-1)(perceptron()(features(8)), classes(8))
-    assert not session_of(to_training_onnx(loss, graph.Adam(0.01)), monkeypatch)._in_place
+    assert not session_of(to_training_onnx(loss, graph.Adam(0.01)), monkeypatch)._step_model.in_place
 
 
 SGD = [node("Mul", "g rate", "step"), node("Sub", "p step", "p_next")]

@@ -243,7 +243,7 @@ def test_a_file_of_the_specification_trains_on_two_devices(optimizer: str):
     """Its Gradient names what it likes, its optimizer updates all weights at once, and its count is read twice."""
     one = TrainingSession(spec_file(optimizer), "cpu")
     several = ParallelTrainingSession(spec_file(optimizer), ["cpu", "cpu"])
-    assert len(several._replicas[0]._states) == 2  # not everything can be written in place
+    assert len(several._replicas[0].state.sets) == 2  # not everything can be written in place
     for batch in batches(10):
         assert float(several.step(batch)) == pytest.approx(float(one.step(batch)), rel=1e-5)
     for name, value in one.parameters.items():
@@ -255,10 +255,10 @@ def test_weights_are_written_in_place():
     model = Program("cnn", "Adam", 18).model()
     session = ParallelTrainingSession(model, ["cpu", "cpu"])
     replica = session._replicas[0]
-    before = {name: tensor.value.data_ptr() for name, tensor in replica.state.items()}
+    before = {name: tensor.value.data_ptr() for name, tensor in replica.state.now.items()}
     values = session.parameters
     session.step(feeds(model, 8))
-    assert {name: tensor.value.data_ptr() for name, tensor in replica.state.items()} == before
+    assert {name: tensor.value.data_ptr() for name, tensor in replica.state.now.items()} == before
     assert all((session.read(name) != value).any() for name, value in values.items())
 
 
@@ -433,8 +433,8 @@ def test_an_executor_on_several_devices_answers_with_the_users_line():
 def test_an_update_that_stops_on_one_device_ends_the_session():
     model = Program("mlp", "Sgd", 18).model()
     session = ParallelTrainingSession(model, ["cpu", "cpu"])
-    opened, bindings = session._replicas[1]._update
-    session._replicas[1]._update = (opened, [opened.io_binding() for _ in bindings])
+    update = session._replicas[1]._update
+    update._bindings = [[opened.io_binding() for opened in update._sessions]]
     with pytest.raises(rm.RunError) as error:
         session.step(feeds(model, 8))
     assert str(error.value).startswith("ParallelTrainingSession.step: onnxruntime stopped, got: ")
@@ -463,4 +463,4 @@ def test_two_devices_train_the_zoo_as_one(name: str):
     for i in range(2):
         batch = {"x": case.x[5 * i : 5 * i + 5], "y": case.t[5 * i : 5 * i + 5].astype(np.int64)}
         assert float(several.step(batch)) == pytest.approx(float(one.step(batch)), rel=1e-5)
-    assert several._replicas[0]._step.in_place == set(one._step.bindings)
+    assert len(several._replicas[0].state.sets) == 1  # all is written in place

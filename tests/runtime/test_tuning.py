@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import renom_onnx as rm
-from renom_onnx.runtime import TrainingSession, tuning
+from renom_onnx.runtime import ParallelTrainingSession, TrainingSession, tuning
 from renom_onnx.runtime.specialization import FORMS, for_sizes
+from tests.runtime.several import assert_replicas_are_equal
 
 g = rm.graph
 X = np.random.default_rng(0).standard_normal((8, 16, 10, 10)).astype(np.float32)
@@ -49,7 +51,7 @@ def model() -> Any:
     return rm.converters.to_training_onnx(loss, g.Adam(0.01))
 
 
-def losses(session: TrainingSession, n: int = 5) -> list[float]:
+def losses(session: TrainingSession | ParallelTrainingSession, n: int = 5) -> list[float]:
     return [float(session.step({"x": X, "y": Y})) for _ in range(n)]
 
 
@@ -72,7 +74,8 @@ def test_what_is_slower_with_a_form_goes_without_it(model: Any, cache: Path, mea
     assert 2 <= len(measured) <= len(FORMS)
     (forms,) = kept(cache)
     assert len(forms) == len(FORMS) - len(measured)  # those that change nothing are not measured, and stay
-    assert for_sizes(chosen._step_bytes, chosen.device, {"N": 8}, forms) == chosen._step_bytes
+    model = chosen._step_model._bytes
+    assert for_sizes(model, chosen.device, {"N": 8}, forms) == model
 
 
 def test_what_was_found_is_not_measured_again_but_for_other_sizes_or_threads(
@@ -114,14 +117,28 @@ def test_a_form_that_takes_time_is_found_out():
     assert not tuning._is_faster(slow, fast)
 
 
-def test_several_devices_do_not_choose_each_for_itself():
+def test_several_devices_measure_what_computes_gradients_and_update_by_the_rule(
+    model: Any, cache: Path, measured: list[bool]
+):
+    fixed, chosen = (ParallelTrainingSession(model, ["cpu"] * 2, threads=1, tune=tune) for tune in (False, True))
+    np.testing.assert_allclose(losses(chosen), losses(fixed), rtol=1e-5)
+    assert len(measured) >= 2
+    (forms,) = kept(cache)  # of one stage, which the second device reads
+    assert len(forms) == len(FORMS) - len(measured)
+    assert_replicas_are_equal(chosen)
+
+
+def test_an_executor_on_several_devices_measures(cache: Path):
     x, y = g.DistributorElement(X, Y, batch_size=4).get_output_graphs()
     loss = g.SoftmaxCrossEntropy()(g.Dense(3)(g.Flatten()(x)), y)
-    with pytest.raises(rm.DeviceError) as error:
-        loss.get_training_executor(g.Adam(), ["cpu", "cpu"], tune=True)
-    assert str(error.value) == (
-        "get_training_executor: tune must be used on one device, whose choice no other one has to share, got several. "
-        "Leave tune out."
-    )
-    executor = loss.get_training_executor(g.Adam(), ["cpu"], tune=True)
-    assert len(executor.execute(1, progress=False).losses) == 1
+    for n, devices in enumerate((["cpu"], ["cpu", "cpu"]), 1):
+        executor = loss.get_training_executor(g.Adam(), devices, tune=True)
+        assert len(executor.execute(1, progress=False).losses) == 1
+        assert len(kept(cache)) == n
+
+
+def test_a_stage_that_reads_values_of_unknown_sizes_keeps_all_forms(cache: Path):
+    value = SimpleNamespace(name="handed", shape=["rows", 3], type="tensor(float)")
+    session = SimpleNamespace(get_inputs=lambda: [value])
+    assert tuning.tuned(lambda forms: b"model", lambda model: session, {}, b"") == set(FORMS)
+    assert not cache.exists()

@@ -223,7 +223,8 @@ class DistributedTrainingSession(ParallelTrainingSession):
         """Average what processes trained apart."""
         if not self._steps_apart:
             return
-        state = {name: [replica.state[name] for replica in self._replicas] for name in self._replicas[0].state}
+        held = self._held()
+        state = {name: held[name] for name in self._step.bindings}
         found = self._surely(lambda: averages(self._engine, state, self._rows_apart))
         for name, array in found.items():
             self.write(name, array)

@@ -20,7 +20,7 @@ one_of_each = pytest.mark.parametrize("program", ONE_OF_EACH, ids=str)
 def test_an_inlined_file_has_no_functions_and_trains_to_the_same_bits(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("renom_onnx.runtime.training.for_sizes", portable_bodies)
+    monkeypatch.setattr("renom_onnx.runtime.step_model.for_sizes", portable_bodies)
     model = program.model()
     inlined = inline(model)
     info = inlined.training_info[0]

@@ -1,0 +1,101 @@
+"""`StepModel`: what becomes of a step, or of one stage of it, when its device and its sizes are known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from renom_onnx.converters.cpu.joined_update import Joined, join_updates
+from renom_onnx.converters.importer import default_opset
+from renom_onnx.converters.in_place import in_place
+from renom_onnx.converters.signature import ModelProto
+from renom_onnx.converters.training_info import TrainingStep
+from renom_onnx.converters.tree import as_bytes, of_bytes
+from renom_onnx.converters.variants import for_device
+from renom_onnx.runtime.assignment import check_assignment
+from renom_onnx.runtime.chain import Memory
+from renom_onnx.runtime.cuda import CudaOptions, provider_names
+from renom_onnx.runtime.opening import open_session
+from renom_onnx.runtime.specialization import for_sizes
+from renom_onnx.runtime.tuning import tuned
+
+
+def for_kind(step: TrainingStep, kind: str) -> tuple[TrainingStep, Joined]:
+    """Return a step as a kind of device runs it, and which weights and states lie behind one another for it."""
+    return join_updates(step) if kind == "cpu" else (step, {})
+
+
+class StepModel:
+    """Opens the sessions of a step, or of one stage of it.
+
+    Args:
+        model: its graph.
+        kind: of the devices.
+        options: of all sessions, for `open_session`.
+        writes: next value by name of the state that it may write over, where it is safe.
+        joined: which weights and states lie behind one another.
+        survives_errors: whether a run that ends with an error must leave all state as it was.
+        tune: on the CPU, choose forms by measuring them.
+
+    Attributes:
+        in_place: states that every session of it writes over.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        kind: str,
+        options: Mapping[str, Any],
+        *,
+        writes: Mapping[str, str] | None = None,
+        joined: Mapping[str, Sequence[str]] | None = None,
+        survives_errors: bool = False,
+        tune: bool = False,
+    ) -> None:
+        self._bytes = as_bytes(for_device(model, kind))
+        self._opset = default_opset(model)
+        self._options = options
+        self._cuda: CudaOptions = options["cuda"] or CudaOptions()
+        self._tunes = tune and kind == "cpu"
+        self._safe = partial(in_place, bindings=writes or {}, aliases=joined, survives_errors=survives_errors)
+        self.in_place = self._safe(model)
+
+    def open(self, memory: Memory, dims: Mapping[str, int] | None, *, captures: bool = False) -> Any:
+        """Return a session.
+
+        Args:
+            memory: what will be bound to it, of which nothing is changed.
+            dims: sizes of symbols; none where it has none, None where it is to take any.
+            captures: whether its runs are captured as CUDA graphs.
+
+        Raises:
+            DeviceError: a node that must be on the device is not.
+            RunError: onnxruntime refused the model.
+        """
+        device = memory.device
+        checks = device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
+        forms = self._tuned(memory, dims) if self._tunes and dims is not None else None
+        model = self._specialized(memory, dims, forms) or self._bytes
+        session = open_session(model, device, dims=dims, capture=captures, record=checks, **self._options)
+        if checks:
+            check_assignment(session, str(device), provider_names(), self._opset)
+        return session
+
+    def _specialized(
+        self, memory: Memory, dims: Mapping[str, int] | None, forms: Collection[str] | None = None
+    ) -> bytes:
+        """Return the model for some sizes; nothing where that could not write over what others of its sessions do."""
+        model = for_sizes(self._bytes, memory.device, dims, forms)
+        is_safe = model is self._bytes or not self.in_place or self.in_place <= self._safe(of_bytes(model))
+        return model if is_safe else b""
+
+    def _tuned(self, memory: Memory, dims: Mapping[str, int]) -> frozenset[str]:
+        """Return the forms that are fastest for some sizes."""
+        options = self._options
+        return tuned(
+            partial(self._specialized, memory, dims),
+            partial(open_session, device=memory.device, dims=dims, **options),
+            {name: tensor.read() for name, tensor in memory.held(memory.state.current).items()},
+            self._bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode(),
+        )
