@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import inliner
+from onnx import inliner, numpy_helper
 
 from renom_onnx.converters.importer import captured
 from renom_onnx.converters.index_read import SAME
@@ -92,7 +92,8 @@ class _Node:
 
 def _reads_along(node: _Node, name: str) -> bool:
     """Whether a node reads each element of a value before it writes the one in its place."""
-    return node.op_type in _ELEMENTWISE or (node.op_type == "Gemm" and name not in node.inputs[:2])
+    along = {"Gemm": node.inputs[2:], "GatedAdd": node.inputs[:2]}.get(node.op_type, [])
+    return node.op_type in _ELEMENTWISE or (name in along and node.inputs.count(name) == 1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,10 @@ def _looks(nodes: Sequence[_Node], writers: Mapping[str, int], graph: onnx.Graph
             name = node.inputs[_INDEXED[node.op_type]]
             while name in writers and nodes[writers[name]].op_type in SAME:
                 name = nodes[writers[name]].inputs[0]
-            if name not in fixed and not _is_place_of_maximum(node, name, nodes, writers, fixed):
+            is_right = _is_place_of_maximum(node, name, nodes, writers, fixed) or _is_in(
+                node, name, nodes, writers, graph
+            )
+            if name not in fixed and not is_right:
                 found.append(_Look(i, name, _limit(node, dims)))
     return found
 
@@ -137,6 +141,18 @@ def _is_place_of_maximum(
     pool = nodes[writers[index]] if index in writers else None
     is_position = pool is not None and pool.op_type == "MaxPool" and index in pool.outputs[1:]
     return is_position and node.op_type == "ScatterElements" and node.inputs[0] in fixed
+
+
+def _is_in(node: _Node, index: str, nodes: Sequence[_Node], writers: Mapping[str, int], graph: onnx.GraphProto) -> bool:
+    """Whether a node gathers from a constant, at an index that is cut off where the constant ends."""
+    clip = nodes[writers[index]] if node.op_type == "Gather" and index in writers else None
+    if clip is None or clip.op_type != "Clip":
+        return False
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name in [node.inputs[0], *clip.inputs]}
+    bounds = [numpy_helper.to_array(constants[name]).item() for name in clip.inputs[1:] if name in constants]
+    if len(bounds) < 2 or node.inputs[0] not in constants:
+        return False
+    return bool(bounds[0] >= 0 and bounds[1] < constants[node.inputs[0]].dims[attribute(node.proto, "axis", 0)])
 
 
 def _limit(node: _Node, dims: Mapping[str, Sequence[onnx.TensorShapeProto.Dimension]]) -> int | None:

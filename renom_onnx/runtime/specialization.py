@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
 
 from renom_onnx.converters.cpu.batch_operator import with_batch_operators
 from renom_onnx.converters.cpu.blocked import block_of, probe_model, with_blocked_convolutions
 from renom_onnx.converters.cpu.compared_pooling import with_compared_pools
 from renom_onnx.converters.cpu.fast_form import with_fast_forms
 from renom_onnx.converters.cpu.fusible import with_fusible_nodes
+from renom_onnx.converters.cpu.gated_sum import gated_probe, with_gated_sums
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
+from renom_onnx.converters.cpu.tabulated_step import with_tabulated_steps
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.surgery.inlining import inline_calls
 from renom_onnx.converters.tree import as_bytes, of_bytes
@@ -54,7 +59,12 @@ def _fast(model: ModelProto, shapes: KnownShapes) -> ModelProto:
         plain = inline_calls(model, lambda key: True)
     except ConversionError:  # functions that onnxruntime may write out, or refuse, by itself
         return model
-    return with_fast_forms(plain, shapes.of(plain))
+    shapes.learn(plain)
+    return with_fast_forms(plain, shapes)
+
+
+def _summed(model: ModelProto, shapes: KnownShapes) -> ModelProto:
+    return with_gated_sums(model, shapes) if has_gated_sums() else model
 
 
 FORMS: dict[str, Callable[[ModelProto, KnownShapes], ModelProto]] = {
@@ -63,7 +73,9 @@ FORMS: dict[str, Callable[[ModelProto, KnownShapes], ModelProto]] = {
     "recurrence": with_recurrent_passes,
     "blocks": _blocked,
     "normalization": _normalized,
+    "steps": with_tabulated_steps,
     "updates": _fast,
+    "sums": _summed,
 }
 """What is changed of a step on the CPU, in this order; each is right without the others.
 
@@ -74,13 +86,26 @@ A form leaves the model that it is given as it is, and every value that it keeps
 @functools.cache
 def block_size() -> int:
     """Return how many channels a block of this machine's onnxruntime has, 0 where it has no blocked kernels."""
-    module = onnxruntime()
     model, feeds = probe_model()
+    blocked = _probed(model, feeds)
+    return 0 if blocked is None else block_of(blocked)
+
+
+@functools.cache
+def has_gated_sums() -> bool:
+    """Whether this machine's onnxruntime has a node for x + y s."""
+    model, feeds, expected = gated_probe()
+    return np.array_equal(_probed(model, feeds), expected)
+
+
+def _probed(model: bytes, feeds: Mapping[str, Any]) -> Any:
+    """Return what a model of one node computes, None where a release or a processor has no such kernel."""
+    module = onnxruntime()
     options = module.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
         session = module.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return block_of(session.run(None, feeds)[0])
+        return session.run(None, feeds)[0]
     except Exception:
-        return 0  # a release without these operators, or a processor without these kernels
+        return None

@@ -26,8 +26,13 @@ def test_what_is_float32_and_of_known_sizes_is_known():
     assert shapes.get("nobody", ()) == ()
     with pytest.raises(KeyError, match=r"^'w'$"):
         shapes["w"]
-    other = shapes.of(onnx.parser.parse_model(TEXT.replace("2]", "5]")))
-    assert other["y"] == (3, 5)
+
+
+def test_what_is_written_out_is_known_beside_what_was():
+    shapes = KnownShapes(onnx.parser.parse_model(TEXT), {"N": 3})
+    assert shapes["y"] == (3, 2) and "written" not in shapes
+    shapes.learn(onnx.parser.parse_model(TEXT.replace("y", "written")))
+    assert shapes["written"] == shapes["y"] == (3, 2)
 
 
 def step() -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import renom_onnx as rm
 from renom_onnx.converters import to_training_onnx
@@ -143,11 +143,15 @@ SGD = [node("Mul", "g rate", "step"), node("Sub", "p step", "p_next")]
         ([node("MatMul", "part g", "q"), node("Mul", "q rate", "step"), node("Sub", "p step", "p_next")], True),
         ([*SGD, node("MatMul", "part g", "other")], False),
         ([node("Sub", "p part", "p_next")], False),
+        ([node("GatedAdd", "g p rate", "p_next")], True),
+        ([node("GatedAdd", "p g rate", "p_next")], True),
+        ([node("GatedAdd", "p p rate", "p_next")], False),
+        ([node("GatedAdd", "g rate p", "p_next")], False),
         ([node("MatMul", "p g", "other"), node("Shape", "other", "s"), node("Expand", "rate s", "g2"),
           node("Sub", "p g2", "p_next")], False),
     ],
     ids=["summand", "factor", "summand and factor", "part read before", "part read beside", "part read by the writer",
-         "sizes of what reads it"],
+         "gated", "gated sum", "gated twice", "gate", "sizes of what reads it"],
 )  # fmt: skip
 def test_products_and_parts(nodes: list[onnx.NodeProto], is_safe: bool):
     outputs = ["p_next"] + ["other"] * any("other" in n.output for n in nodes)
@@ -179,3 +183,16 @@ def test_control_flow_beside_an_update_may_end_a_step():
     model = model_of([branch, *SGD], ["p", "g", "rate", "condition"], ["p_next", "other"])
     assert in_place(model, {"p": "p_next"}) == {"p"}
     assert in_place(model, {"p": "p_next"}, survives_errors=True) == set()
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "data", "is_safe"),
+    [(0, 4, "table", True), (0, 5, "table", False), (-1, 4, "table", False), (0, 4, "g", False)],
+    ids=["within", "behind the end", "before the start", "of unknown length"],
+)
+def test_an_index_that_is_cut_off_where_a_table_ends_ends_no_step(first: int, last: int, data: str, is_safe: bool):
+    nodes = [node("Clip", "i first last", "place"), node("Gather", f"{data} place", "other"), *SGD]
+    model = model_of(nodes, ["p", "g", "rate", "i"], ["p_next", "other"])
+    held = {"first": np.array(first), "last": np.array(last), "table": np.zeros(5, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in held.items())
+    assert in_place(model, {"p": "p_next"}, survives_errors=True) == ({"p"} if is_safe else set())

@@ -150,8 +150,11 @@ class _Writer:
         self._model.graph.initializer.append(helper.make_tensor(flat_size, onnx.TensorProto.INT64, [2], [1, -1]))
         nodes, pieces = [], []
         for update in updates:
-            pieces.append(self._names.fresh("joined.gradient.piece"))
             gradient = update.call.input[update.gradient]
+            if update.shape == (1, math.prod(update.shape)):
+                pieces.append(gradient)
+                continue
+            pieces.append(self._names.fresh("joined.gradient.piece"))
             nodes.append(helper.make_node("Reshape", [gradient, flat_size], [pieces[-1]], name=pieces[-1]))
         together = self._names.fresh("joined.gradient")
         nodes.append(helper.make_node("Concat", pieces, [together], name=together, axis=1))

@@ -35,9 +35,10 @@ class KnownShapes:
         self._types: Mapping[str, onnx.TypeProto] | None = None
         self._found: dict[str, Sizes | None] = {}
 
-    def of(self, model: onnx.ModelProto) -> KnownShapes:
-        """Return those of another step for a batch of the same sizes."""
-        return KnownShapes(model, self._symbols)
+    def learn(self, model: onnx.ModelProto) -> None:
+        """Know the values of the same step in another form, too, such as one whose calls are written out."""
+        self._model, self._types = model, None
+        self._found = {name: sizes for name, sizes in self._found.items() if sizes is not None}
 
     @overload
     def get(self, name: str) -> Sizes | None: ...

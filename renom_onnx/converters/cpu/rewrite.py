@@ -51,6 +51,7 @@ class Rewrite:
         self._constants: list[onnx.TensorProto] = []
         self._replaced: dict[int, list[onnx.NodeProto]] = {}
         self._added: dict[int, list[onnx.NodeProto]] = {}
+        self._added_after: dict[str, int] = {}
 
     # Questions
 
@@ -118,8 +119,9 @@ class Rewrite:
 
     def add(self, node: onnx.NodeProto) -> None:
         """Add a node as early as it can come, for all who may read it."""
-        place = max(self._places.get(operand, -1) for operand in node.input)
+        place = max(self._added_after.get(operand, self._places.get(operand, -1)) for operand in node.input)
         self._added.setdefault(place, []).append(node)
+        self._added_after.update(dict.fromkeys(node.output, place))
 
     def model(self) -> onnx.ModelProto:
         """Return the step with the new nodes, without what nobody reads any longer."""

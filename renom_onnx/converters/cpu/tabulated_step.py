@@ -1,0 +1,136 @@
+"""What optimizers compute of the number of the step alone, read from a table.
+
+The corrections of Adam's moments are a dozen nodes of one number each, in float64, and for a small network a node costs
+as much as a layer does. They depend on the step alone and settle after some thousand steps, so a session computes them
+once for all steps. What also depends on the learning rate is a multiple of it. These nodes are written for the session
+that is about to be opened, never into a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
+from renom_onnx.converters.structure import FunctionKey, functions_of, key_of, label_of, names_of, replace_all
+from renom_onnx.graph.function import DOMAIN
+
+MAX_STEPS = 1 << 16
+"""Entries that are looked at; the later half must all be the same, or there is no table."""
+RATE, STEP = "R", "T"
+"""Operands of the function that computes an optimizer's numbers: learning rate and number of the step."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An output of an optimizer's function at learning rate 1.
+
+    Attributes:
+        entries: by step, of which the first is 1; the last entry holds for all later ones.
+        is_multiple: whether the output is this times the learning rate.
+    """
+
+    entries: np.ndarray[Any, Any]
+    is_multiple: bool
+
+
+def with_tabulated_steps(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
+    """Return a step whose optimizers read what depends on the number of the step from tables.
+
+    Args:
+        model: a step; the functions that its graph calls are looked at.
+        shapes: of its values, which this form does not need.
+    """
+    if any(value.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE for value in model.graph.input):
+        return model  # where the last bits of float32 count
+    bodies = {key: f for key, f in functions_of(model).items() if key[0] == DOMAIN and list(f.input) == [RATE, STEP]}
+    tables = {key: _tables(f) for key, f in bodies.items()}
+    if not any(tables.values()):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    writer = _Writer(changed, tables)
+    replace_all(changed.graph.node, [made for node in changed.graph.node for made in writer.nodes(node)])
+    return changed
+
+
+def _tables(function: onnx.FunctionProto) -> dict[int, _Table]:
+    """Return the tables of a function's outputs, by position."""
+    degrees = _degrees(function)
+    followed = [(i, name) for i, name in enumerate(function.output) if degrees.get(name, (0, False))[1]]
+    if not followed:
+        return {}
+    feeds = {RATE: np.ones((), np.float32), STEP: np.maximum(np.arange(MAX_STEPS, dtype=np.int64), 1)}
+    named = dict.fromkeys(function.attribute, 0.0)  # they tell what the body has written out
+    computed = ReferenceEvaluator(function).run(None, feeds, attributes=named)
+    columns = dict(zip(function.output, computed, strict=True))
+    n_moving = 0
+    for _, name in followed:
+        moving = np.flatnonzero(columns[name] != columns[name][-1])
+        n_moving = max(n_moving, int(moving[-1]) + 1 if len(moving) else 0)
+    if n_moving > MAX_STEPS // 2:
+        return {}
+    return {i: _Table(columns[name][: n_moving + 1], degrees[name][0] == 1) for i, name in followed}
+
+
+def _degrees(function: onnx.FunctionProto) -> dict[str, tuple[int, bool]]:
+    """Return of values whether they are independent of the rate (0) or multiples of it (1), and follow from the step.
+
+    Values that are neither are left out.
+    """
+    found = {RATE: (1, False), STEP: (0, True)}
+    for node in function.node:
+        operands = [found.get(name) for name in node.input]
+        if any(operand is None for operand in operands):
+            continue
+        degrees = [operand[0] for operand in operands if operand is not None]
+        is_product = node.op_type in ("Cast", "Identity", "Mul") or (node.op_type == "Div" and degrees[1] == 0)
+        degree = sum(degrees)
+        if degree == 0 or (degree == 1 and is_product):
+            follows = any(operand[1] for operand in operands if operand is not None)
+            found.update(dict.fromkeys(node.output, (degree, follows)))
+    return found
+
+
+class _Writer:
+    """Writes look-ups in the place of calls."""
+
+    def __init__(self, model: onnx.ModelProto, tables: Mapping[FunctionKey, Mapping[int, _Table]]) -> None:
+        self._graph = model.graph
+        self._names = names_of(model)
+        self._tables = tables
+
+    def nodes(self, call: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        """Yield what comes in the place of a node: itself, if there is no table of what it computes."""
+        tables = self._tables.get(key_of(call), {})
+        own = {i: table for i, table in tables.items() if i < len(call.output) and call.output[i]}
+        if own:
+            rate, step = call.input
+            last = max(len(table.entries) for table in own.values()) - 1
+            clip = self._node(call, "Clip", [step, *(self._constant(call, np.int64(n)) for n in (0, last))])
+            yield clip
+            for i, table in own.items():
+                entries = self._constant(call, table.entries)
+                output = "" if table.is_multiple else call.output[i]
+                entry = self._node(call, "Gather", [entries, clip.output[0]], output)
+                yield entry
+                if table.is_multiple:
+                    yield self._node(call, "Mul", [rate, entry.output[0]], call.output[i])
+                call.output[i] = ""
+        if not own or any(call.output):
+            yield call
+
+    def _node(self, call: onnx.NodeProto, op_type: str, inputs: list[str], output: str = "") -> onnx.NodeProto:
+        name = self._names.fresh_node(f"{label_of(call)}/{op_type}")
+        return helper.make_node(op_type, inputs, [output or self._names.fresh(name)], name=name)
+
+    def _constant(self, call: onnx.NodeProto, value: Any) -> str:
+        name: str = self._names.fresh(f"{label_of(call)}.constant")
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
