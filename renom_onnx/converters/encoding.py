@@ -192,11 +192,16 @@ def graph_shell(graph: onnx.GraphProto) -> onnx.GraphProto:
     for entry, value in graph.ListFields():
         if entry.name not in ("node", "initializer"):
             copy_field(shell, entry.name, value)
-    for tensor in graph.initializer:
-        bare = shell.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        bare.metadata_props.extend(tensor.metadata_props)
-        if tensor.HasField("doc_string"):
-            bare.doc_string = tensor.doc_string
+    shell.initializer.extend(map(tensor_shell, graph.initializer))
+    return shell
+
+
+def tensor_shell(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return the tensor without its data, which are not copied either."""
+    shell = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    shell.metadata_props.extend(tensor.metadata_props)
+    if tensor.HasField("doc_string"):
+        shell.doc_string = tensor.doc_string
     return shell
 
 

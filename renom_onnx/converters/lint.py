@@ -11,7 +11,7 @@ from onnx import shape_inference
 
 from renom_onnx.converters.encoding import value_type
 from renom_onnx.converters.importer import captured, read_model
-from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.lowering import lowered
 from renom_onnx.converters.structure import (
     FunctionKey,
     domain_of,
@@ -60,7 +60,7 @@ def lint(model: Any) -> list[str]:
     problems += [f"functions: {p}" for function in proto.functions for p in _function_problems(proto, known, function)]
     problems += [f"graph: {p}" for p in _gradient_problems(proto.graph)]
     own = [list(_structure_problems(proto, info)) for info in proto.training_info]
-    lowered, reason = _lowered(proto) if not problems and not any(own) else (proto, [])
+    lowered, reason = _checkable(proto) if not problems and not any(own) else (proto, [])
     problems += reason
     if not problems:
         problems = _checked(with_graph(lowered, lowered.graph), "graph")
@@ -73,10 +73,10 @@ def lint(model: Any) -> list[str]:
     return problems
 
 
-def _lowered(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+def _checkable(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Return what can be checked of a model: onnx's inference does not know the types of a Gradient."""
     try:
-        return lower(model), []
+        return lowered(model), []
     except RenomError as e:
         return model, [str(e)]
 

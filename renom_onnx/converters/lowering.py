@@ -68,7 +68,11 @@ def lower(model: Any) -> onnx.ModelProto:
         >>> [node.op_type for node in lower(onnx.parser.parse_model(text)).graph.node]
         ['Exp', 'Shape', 'Expand', 'ExpGrad']
     """
-    proto = read_model(model)
+    return lowered(read_model(model))
+
+
+def lowered(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return what `lower` does, of a model that was read already."""
     if not has_training_operators(proto):
         return proto
     functions = functions_of(proto)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from renom_onnx.converters.encoding import array_of, copy_field
+from renom_onnx.converters.encoding import array_of, copy_field, tensor_shell
 from renom_onnx.converters.importer import captured
 from renom_onnx.converters.structure import named_values, names_in
 from renom_onnx.errors import ConversionError
@@ -176,13 +176,25 @@ def evaluation_model(model: onnx.ModelProto, step: TrainingStep, *, with_loss: b
 
 def without_state(model: onnx.ModelProto, names: Container[str], index: int = 0) -> onnx.ModelProto:
     """Return the model with the values of these initializers left out; `fill_state` puts them in again."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    for tensor in _tensors(result, index):
-        if tensor.name in names:
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                tensor.ClearField(field)
+    result = with_graph(model, onnx.GraphProto())
+    _copy_without(result.graph, model.graph, names)
+    for i, info in enumerate(model.training_info):
+        copy = result.training_info.add()
+        for field, value in info.ListFields():
+            if field.name != "algorithm" or i != index:
+                copy_field(copy, field.name, value)
+        if i == index:
+            _copy_without(copy.algorithm, info.algorithm, names)
     return result
+
+
+def _copy_without(target: onnx.GraphProto, graph: onnx.GraphProto, names: Container[str]) -> None:
+    """Copy a graph but for the values of these initializers, which are most of it."""
+    for field, value in graph.ListFields():
+        if field.name != "initializer":
+            copy_field(target, field.name, value)
+    for tensor in graph.initializer:
+        target.initializer.append(tensor_shell(tensor) if tensor.name in names else tensor)
 
 
 def fill_state(

@@ -10,7 +10,7 @@ from onnx import helper
 
 from renom_onnx.converters.addition import addition, require_types
 from renom_onnx.converters.importer import ImportedGraph, at_least_opset, default_opset, import_graph, read_model
-from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.lowering import lowered
 from renom_onnx.converters.structure import functions_of, names_of
 from renom_onnx.converters.writer import value_info
 from renom_onnx.errors import ConversionError
@@ -51,7 +51,7 @@ def vjp(model: Any, wrt: str | Sequence[str] | None = None, *, inline: bool = Fa
         >>> [node.op_type for node in gradient.graph.node]
         ['Exp', 'ExpGrad']
     """
-    proto = at_least_opset(lower(read_model(model)), schema.DEFAULT_OPSET)
+    proto = at_least_opset(lowered(read_model(model)), schema.DEFAULT_OPSET)
     graph = import_graph(proto)
     targets = _targets(graph, wrt)
     op = Builder(graph.opset, tag=BACKWARD)

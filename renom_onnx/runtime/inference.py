@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.importer import read_model
-from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.lowering import lowered
 from renom_onnx.converters.signature import input_types
 from renom_onnx.converters.surgery import strip
 from renom_onnx.converters.tree import as_bytes
@@ -126,7 +126,7 @@ def inference_reading(model: Any, kind: str) -> InferenceReading:
     proto = read_model(model)
     if proto.training_info:
         proto = strip(proto)
-    proto = lower(proto)
+    proto = lowered(proto)
     initialized = {tensor.name for tensor in proto.graph.initializer}
     inputs = tuple(FeedSpec(*t) for t in input_types(proto.graph) if t[0] not in initialized)
     outputs = tuple(output.name for output in proto.graph.output)

@@ -12,7 +12,7 @@ import numpy as np
 from renom_onnx.converters.entry import entry_index, initialization_model, with_entry
 from renom_onnx.converters.export import write_file
 from renom_onnx.converters.importer import read_model
-from renom_onnx.converters.lowering import lower
+from renom_onnx.converters.lowering import lowered
 from renom_onnx.converters.resident import data_name, gathering
 from renom_onnx.converters.signature import ModelProto, input_types
 from renom_onnx.converters.surgery import strip
@@ -51,8 +51,8 @@ class Trainable(ABC):
     def __init__(self, model: Any, resident: Mapping[str, Array] | None = None, training_info: int | str = 0) -> None:
         proto = read_model(model)
         self._entry = entry_index(proto, training_info)
-        lowered = lower(proto)
-        chosen = with_entry(lowered, self._entry) if lowered.training_info else lowered
+        plain = lowered(proto)
+        chosen = with_entry(plain, self._entry) if plain.training_info else plain
         step = training_step(chosen)
         self._index_ranges = IndexRanges(step.model)
         held = {name: np.asarray(array) for name, array in (resident or {}).items()}
@@ -274,8 +274,8 @@ class Trainable(ABC):
             ConversionError: it cannot be read, or is that of another training; then nothing was changed.
         """
         proto = read_model(model)
-        lowered = lower(proto)
-        step = training_step(with_entry(lowered, entry_index(proto, self._entry)) if proto.training_info else lowered)
+        plain = lowered(proto)
+        step = training_step(with_entry(plain, entry_index(proto, self._entry)) if proto.training_info else plain)
         values = {**step.state, **step.optional}
         for name, tensors in self._held().items():
             found = values.get(name)

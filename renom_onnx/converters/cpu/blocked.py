@@ -51,6 +51,7 @@ from renom_onnx.graph.function import DOMAIN
 
 ELEMENTWISE = ("Add", "Clip", "Elu", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Sub", "Sum", "Tanh")
 """Operators that treat all elements alike, and so do their gradients if all operands have one size."""
+_CUT = {"ConvGrad", *(f"{name}Grad" for name in ELEMENTWISE)}
 PROBED_CHANNELS = 64
 """Channels of the image by which `probe_model` tells the size of a block: no fewer than a block can have."""
 
@@ -129,8 +130,7 @@ class _Blocking:
 
     def _is_cut(self, node: onnx.NodeProto) -> bool:
         """Whether a call is written out, so that what only outputs need that are made here now is left out."""
-        handled = node.op_type in ("ConvGrad", *(f"{name}Grad" for name in ELEMENTWISE))
-        return node.domain == DOMAIN and handled and key_of(node) in self._functions
+        return node.domain == DOMAIN and node.op_type in _CUT and key_of(node) in self._functions
 
     def _actual(self, node: onnx.NodeProto) -> tuple[dict[str, str], dict[str, str]]:
         """Return what a call reads and writes by formal names: nothing in a broken file, which onnxruntime refuses."""

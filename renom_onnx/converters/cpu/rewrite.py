@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,13 +35,13 @@ class Rewrite:
         self._model = model
         self._names = names_of(model)
         self._places = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self._reads = Counter(output.name for output in model.graph.output)
+        self._reads = {output.name: 1 for output in model.graph.output}
         self._readers: dict[str, list[int]] = {}
         self._by_type: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
             operands = list(node.input)
-            self._reads.update(operands)
-            self._reads.update(captured(node))
+            for name in [*operands, *captured(node)]:
+                self._reads[name] = self._reads.get(name, 0) + 1
             for name in dict.fromkeys(operands):
                 self._readers.setdefault(name, []).append(i)
             if node.domain == "":
@@ -67,7 +66,7 @@ class Rewrite:
     def made_by(self, name: str, op_type: str, *, reads: int | None = None) -> onnx.NodeProto | None:
         """Return the node that makes a value, if it is of this operator, is not replaced, and has so many readers."""
         i = self._places.get(name)
-        if i is None or i in self._replaced or (reads is not None and self._reads[name] != reads):
+        if i is None or i in self._replaced or (reads is not None and self._reads.get(name, 0) != reads):
             return None
         node = self.nodes[i]
         return node if node.domain == "" and node.op_type == op_type else None
