@@ -10,11 +10,15 @@ import onnx
 import pytest
 from onnx import helper
 
+import renom_onnx as rm
+from renom_onnx.converters import to_training_onnx
 from renom_onnx.converters.cpu.gated_sum import MAX_ROW, with_gated_sums
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
+from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime import specialization
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.specialization import for_sizes, has_gated_sums
+from tests.converters.programs import classes, cross_entropy, features
 from tests.converters.test_blocked import run
 
 needs_gated_sums = pytest.mark.skipif(not has_gated_sums(), reason="this release of onnxruntime has no GatedAdd")
@@ -112,3 +116,16 @@ def test_a_release_without_the_node_keeps_both(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_release_that_refuses_a_probe_has_no_such_node():
     assert specialization._probed(b"no model", {}) is None
+
+
+@needs_gated_sums
+def test_both_moments_and_the_weight_of_adam_are_such_sums():
+    rm.set_seed(0)
+    loss = cross_entropy(
+        rm.graph.Sequential([rm.graph.Dense(200), rm.graph.Dense(40)]), features(8, size=100), classes(8)
+    )
+    step = training_step(to_training_onnx(loss, rm.graph.Adam(0.01)))
+    changed = onnx.load_from_string(for_sizes(step.model.SerializeToString(), parse_device("cpu"), {"N": 8}))
+    written = Counter(node.output[0] for node in changed.graph.node if node.op_type == "GatedAdd")
+    assert len(step.bindings) == 13
+    assert set(written) >= set(step.bindings.values()) - {step.bindings["step"]}

@@ -102,6 +102,7 @@ def _move_moments(step: Rewrite, i: int, node: onnx.NodeProto) -> None:
         if first is not None and first[1] == g:
             m, _, c = first
             h = step.fresh(f"{g}.scaled")
+            step.shapes.tell(h, step.shapes[g])
             step.replace(place, [_gemm(step, product, product, product.input[:2], math.sqrt(d), 0.0, h)])
             step.replace(i, _sum(step, node, v, 1 - d, h, h))
             step.replace(j, _sum(step, step.nodes[j], m, 1 - c, h, step.constant(c / math.sqrt(d))))
@@ -146,4 +147,6 @@ def _gemm(
 def _sum(step: Rewrite, old: onnx.NodeProto, a: str, share: float, b: str, by: str) -> list[onnx.NodeProto]:
     """Return share a + b by, in the place of an old node."""
     terms = [step.node(old, "Mul", [a, step.constant(share)]), step.node(old, "Mul", [b, by])]
+    for term in terms:
+        step.shapes.tell(term.output[0], step.shapes[a])
     return [*terms, step.node(old, "Add", [term.output[0] for term in terms], old.output[0])]

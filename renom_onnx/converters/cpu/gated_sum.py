@@ -68,21 +68,11 @@ def _join(step: Rewrite, i: int, node: onnx.NodeProto, gates: Gates) -> None:
     for x, product in [node.input, node.input[::-1]] if is_sum else [node.input]:
         scaled = step.made_by(product, "Mul", reads=1)
         for y, s in [] if scaled is None else [scaled.input, scaled.input[::-1]]:
-            if _shape(step, x) == _shape(step, y) == shape:
+            if step.shapes.get(x) == step.shapes.get(y) == shape:
                 gate = _gate(step, node, s, (*shape[:-1], 1), not is_sum, gates)
                 if gate:
                     step.replace(i, [step.node(node, "GatedAdd", [x, y, gate], node.output[0], domain=CONTRIB)])
                     return
-
-
-def _shape(step: Rewrite, name: str) -> Sizes | None:
-    """Return the sizes of a value, also of a product that another form has written."""
-    product = None if name in step.shapes else step.made_by(name, "Mul")
-    if product is None:
-        return step.shapes.get(name)
-    factors = [step.shapes.get(factor) for factor in product.input]
-    known = [factor for factor in factors if factor is not None]
-    return np.broadcast_shapes(*known) if len(known) == len(factors) else None
 
 
 def _gate(step: Rewrite, node: onnx.NodeProto, s: str, shape: Sizes, is_negative: bool, gates: Gates) -> str:

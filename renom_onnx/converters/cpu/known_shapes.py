@@ -16,7 +16,7 @@ class KnownShapes:
     """The sizes of all float32 values of a step of which all are known.
 
     Inference runs once, when somebody asks for the first time. Who rewrites the step goes on asking the same object:
-    a value that keeps its name keeps its sizes. What is written anew is not known here.
+    a value that keeps its name keeps its sizes. What is written anew is known if it is told.
 
     Args:
         model: a step.
@@ -39,6 +39,10 @@ class KnownShapes:
         """Know the values of the same step in another form, too, such as one whose calls are written out."""
         self._model, self._types = model, None
         self._found = {name: sizes for name, sizes in self._found.items() if sizes is not None}
+
+    def tell(self, name: str, sizes: Sizes) -> None:
+        """Know the sizes of a value that was written anew."""
+        self._found[name] = sizes
 
     @overload
     def get(self, name: str) -> Sizes | None: ...
