@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", default="labels", metavar="NAME", help="name of the new input (default: labels)")
     parser.add_argument("--train-statistics", action="store_true", help="move the statistics of BatchNormalization")
     parser.add_argument("--dropout", type=float, metavar="R", help="add a Dropout of this ratio before the head")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="HOW",
+        help='compute activations again in the backward pass, for less memory: "auto", a number of segments, or the '
+        "names of nodes whose values are kept; repeatable",
+    )
     parser.add_argument("--lora", type=positive, metavar="RANK", help="train adapters of this rank and nothing else")
     parser.add_argument("--batch-size", metavar="N", help="a number, or a name that frees a batch size the file fixes")
 
@@ -74,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         freeze=options.freeze,
         train_statistics=options.train_statistics,
         dropout=options.dropout,
+        checkpoint=_checkpoint(options.checkpoint),
     )
     write_file(plan.to_model(), options.output)
     counts = {"trained": plan.trained, "frozen": plan.frozen}
@@ -84,6 +92,12 @@ def run(options: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     print(f"Wrote {file_text(options.output)}: {', '.join(_counted(key, v) for key, v in counts.items())}.")
     return DONE
+
+
+def _checkpoint(given: list[str] | None) -> Any:
+    if given is None:
+        return False
+    return int(given[0]) if len(given) == 1 and given[0].isdigit() else given[0] if len(given) == 1 else given
 
 
 def _counted(word: str, parameters: Any) -> str:

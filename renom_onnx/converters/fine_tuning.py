@@ -20,7 +20,9 @@ from renom_onnx.converters.loaded import LoadedModel
 from renom_onnx.converters.promotion import with_weights_of_constants
 from renom_onnx.errors import ConversionError
 from renom_onnx.graph import schema
+from renom_onnx.graph.backward import BackwardPass
 from renom_onnx.graph.element import GraphElement
+from renom_onnx.graph.function import read_by
 from renom_onnx.graph.losses import (
     CrossEntropy,
     Loss,
@@ -29,11 +31,12 @@ from renom_onnx.graph.losses import (
     SmoothL1,
     SoftmaxCrossEntropy,
 )
-from renom_onnx.graph.node import BATCH, Dim, Input, Node, ancestors
+from renom_onnx.graph.node import BACKWARD, BATCH, Dim, Input, Node, Value, ancestors
 from renom_onnx.graph.operators import apply, integers
 from renom_onnx.graph.optimizer import Optimizer
 from renom_onnx.graph.optimizers import training_optimizer
 from renom_onnx.graph.parameter import Parameter, Statistic
+from renom_onnx.graph.segment import Chain
 
 LOSSES: Mapping[str, type[Loss]] = {
     "softmax_cross_entropy": SoftmaxCrossEntropy,
@@ -48,6 +51,7 @@ LOGITS = {"softmax_cross_entropy": ("Softmax", "LogSoftmax"), "sigmoid_cross_ent
 SAME_NUMBERS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 """Operators that an exporter or the version converter puts behind these."""
 
+Checkpoint = bool | int | str | Sequence[str]
 Labels = str | Mapping[str, tuple[Any, Sequence[Dim]]]
 LossFunction = Callable[..., GraphElement]
 
@@ -64,6 +68,7 @@ def make_trainable(
     freeze: str | Sequence[str] = (),
     train_statistics: bool = False,
     dropout: float | None = None,
+    checkpoint: Checkpoint = False,
 ) -> onnx.ModelProto:
     """Turn an ONNX model into one file that infers as before and also trains.
 
@@ -86,6 +91,10 @@ def make_trainable(
         train_statistics: BatchNormalization normalises by the batch in training and moves its running statistics; by
             default they are frozen, which is right for small batches.
         dropout: ratio of a Dropout to add before the head; exporters leave out those of the original.
+        checkpoint: what the backward pass computes again, so that training takes less memory and more time. "auto":
+            all but what takes the least memory to keep; a number: of segments, at whose ends values are kept; or the
+            names of the nodes or outputs whose values are kept, with wildcards, such as ``"layer*/Add"``. What follows
+            the last of them is kept too.
 
     Returns:
         The trainable model. `FineTuning` tells more: which parameters train, and what was noticed.
@@ -114,6 +123,7 @@ def make_trainable(
         freeze=freeze,
         train_statistics=train_statistics,
         dropout=dropout,
+        checkpoint=checkpoint,
     ).to_model()
     if path is not None:
         write_file(result, path)
@@ -154,6 +164,7 @@ class FineTuning:
         freeze: str | Sequence[str] = (),
         train_statistics: bool = False,
         dropout: float | None = None,
+        checkpoint: Checkpoint = False,
     ) -> None:
         self.notes: list[str] = []
         self.optimizer = training_optimizer(optimizer, "make_trainable")
@@ -169,6 +180,8 @@ class FineTuning:
         self.loss = self._loss(loss, self._outputs[self._name])
         self._note_statistics(train_statistics)
         self._note_shared()
+        if checkpoint is not False:
+            self._compute_again(checkpoint)
 
     @property
     def trained(self) -> dict[str, Parameter]:
@@ -292,6 +305,36 @@ class FineTuning:
             )
         return GraphElement(Input(dtype, shape, name=name).output)
 
+    def _compute_again(self, chosen: Checkpoint) -> None:
+        """Mark what the backward pass computes again."""
+        own = set(ancestors(e.output for e in self._outputs.values()))
+        needed = ancestors([self.loss.output])
+        read = [v for node in needed if node not in own for v in node.inputs if v is not None]
+        chain = Chain([node for node in needed if node in own], [*read, self.loss.output], self._read_by_gradients())
+        if chosen is True or chosen == "auto":
+            cuts = chain.best_cuts()
+        elif isinstance(chosen, int):
+            if chosen < 2:
+                raise ConversionError(f"make_trainable: checkpoint must be 2 segments or more, got {chosen}.")
+            cuts = chain.cuts_into(chosen)
+        else:
+            cuts, lost = chain.cuts_at([chosen] if isinstance(chosen, str) else chosen)
+            if lost:
+                names = [str(node.note.name if node.note else node.output.name) for node in chain.nodes]
+                raise ConversionError(
+                    f"make_trainable: checkpoint must name nodes or outputs between the first weight that trains and "
+                    f"the loss, got {lost[0]!r}, which names none of {_some(names)}."
+                )
+        again, kept = _counted(range(chain.mark(cuts)), "segment"), _counted(cuts, "place")
+        self.notes.append(f"The backward pass computes {again} again; values are kept at {kept}.")
+
+    def _read_by_gradients(self) -> set[Value]:
+        """Return the values of the forward pass that gradients read where nothing is computed again."""
+        trial = BackwardPass(self.loss.output, opset=max(self.loss.output.node.opset, schema.DEFAULT_OPSET))
+        gradients = [g for p in self.trained.values() if (g := trial.walk.gradient(p.output)) is not None]
+        read = {v for node in ancestors(gradients) if node.tag == BACKWARD for v in read_by(node)}
+        return {v if v.node.origin is None else v.node.origin.outputs[v.index] for v in read}
+
     def _note_shared(self) -> None:
         """Say which weights several nodes read: some exporters write equal arrays as one."""
         counts = Counter(
@@ -333,7 +376,7 @@ def _matching(what: str, patterns: str | Sequence[str], parameters: Mapping[str,
     return found
 
 
-def _counted(names: Sequence[str], noun: str) -> str:
+def _counted(names: Sequence[object], noun: str) -> str:
     return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
 
 

@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.graph import schema
+from renom_onnx.graph.body import attribute_bodies
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.function import DOMAIN, Function, call
 from renom_onnx.graph.node import BACKWARD, Constant, Input, Node, Shape, Static, Value
 from renom_onnx.graph.parameter import Parameter
 
 _MULTIPLIED = frozenset({"float16", "bfloat16", "float32", "float64", "int32", "int64"})
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 
 class Checkpoint:
@@ -29,10 +33,20 @@ class Checkpoint:
 
 
 def mark(nodes: Iterable[Node]) -> None:
-    """Let nodes be computed again together; a call around others takes their nodes over."""
+    """Let nodes be computed again together; a call around others takes their nodes over.
+
+    Random operators are left out: computed again they would draw other numbers.
+    """
     checkpoint = Checkpoint()
     for node in nodes:
-        node.checkpoint = checkpoint
+        if not _is_random(node):
+            node.checkpoint = checkpoint
+
+
+def _is_random(node: Node) -> bool:
+    inside = [inner for _, body in attribute_bodies(node.attributes) for inner in body.nodes]
+    inside += node.function.body() if node.function is not None else ()
+    return node.op_type in _RANDOM or any(_is_random(inner) for inner in inside)
 
 
 def marked(nodes: Iterable[Node]) -> list[list[Node]]:

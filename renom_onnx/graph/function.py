@@ -126,3 +126,17 @@ def without_calls(op: Builder, outputs: Sequence[Value], stop: Collection[Node])
         elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
             made.update(zip(node.outputs, node.copy(inputs).outputs, strict=True))
     return [made.get(v, v) for v in outputs]
+
+
+def read_by(node: Node) -> Sequence[Value]:
+    """Return the values whose numbers, and not just sizes, a node needs."""
+    if node.function is None:
+        return [] if node.op_type == "Shape" else [value for value in node.inputs if value is not None]
+    used = _used_formals(node.function)
+    return [v for v, formal in zip(node.inputs, node.function.inputs, strict=False) if v is not None and formal in used]
+
+
+def _used_formals(function: Function) -> set[Value]:
+    """Return the formal inputs whose numbers, and not just sizes, the body needs."""
+    read = {value for node in function.body() for value in read_by(node)}
+    return read | set(function.outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from renom_onnx.graph.function import Function
+from renom_onnx.graph.function import read_by
 from renom_onnx.graph.meter import Meter
 from renom_onnx.graph.node import Node, Value
 
@@ -58,22 +58,9 @@ def kept_for_gradients(forward: Iterable[Node], backward: Iterable[Node], meter:
     A gradient node lists every operand of its forward node, but its body reads only some.
     """
     made = {value for node in forward for value in node.outputs}
-    read = {value for node in backward for value in _read(node) if value in made}
+    read = {value for node in backward for value in read_by(node) if value in made}
     unknown = [str(value.name) for value in read if meter.shape(value) is None]
     return Bytes(sum(n_bytes(value, meter) for value in read), tuple(sorted(unknown)))
-
-
-def _read(node: Node) -> Iterable[Value]:
-    if node.function is None:
-        return [] if node.op_type == "Shape" else [value for value in node.inputs if value is not None]
-    used = _used_formals(node.function)
-    return [v for v, formal in zip(node.inputs, node.function.inputs, strict=False) if v is not None and formal in used]
-
-
-def _used_formals(function: Function) -> set[Value]:
-    """Return the formal inputs whose numbers, and not just sizes, the body needs."""
-    read = {value for node in function.body() for value in _read(node)}
-    return read | set(function.outputs)
 
 
 def n_bytes(value: Value, meter: Meter) -> int:
