@@ -307,6 +307,10 @@ class ParallelTrainingSession(Trainable):
         parts = self._own_parts(n_rows)
         return slice(parts[0].start, parts[-1].stop)
 
+    @property
+    def held_once(self) -> frozenset[str]:
+        return self._replicas[0].state.held_once
+
     def _held(self) -> dict[str, Sequence[Tensor]]:
         held: dict[str, Sequence[Tensor]] = {
             name: [replica.state.now[name] for replica in self._replicas] for name in self._step.bindings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -24,9 +25,15 @@ from renom_onnx.errors import ConversionError
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
 
+_logger = logging.getLogger(__name__)
+
 
 def for_sizes(
-    model: bytes, device: Device, sizes: Mapping[str, int] | None, forms: Collection[str] | None = None
+    model: bytes,
+    device: Device,
+    sizes: Mapping[str, int] | None,
+    forms: Collection[str] | None = None,
+    is_safe: Callable[[ModelProto], bool] = lambda model: True,
 ) -> bytes:
     """Return a step with the bodies that are best for a device and sizes.
 
@@ -35,14 +42,27 @@ def for_sizes(
         device: that runs it.
         sizes: of all symbols; None where the session is to take any, which keeps its bodies.
         forms: which of `FORMS` to use; default: all.
+        is_safe: whether a changed step leaves alone what it must; a form without which it does is left out, else all
+            are, and the log tells so.
     """
     if device.kind != "cpu" or sizes is None:
         return model
     proto = changed = of_bytes(model)
     shapes = KnownShapes(proto, sizes)
-    for name, form in FORMS.items():
-        if forms is None or name in forms:
-            changed = form(changed, shapes)
+    chosen = [name for name in FORMS if forms is None or name in forms]
+    for left_out in [set(), *({name} for name in reversed(chosen)), set(chosen)]:
+        changed = proto
+        for name in (name for name in chosen if name not in left_out):
+            changed = FORMS[name](changed, shapes)
+        if changed is proto or is_safe(changed):
+            if left_out:
+                _logger.debug(
+                    "The step for sizes %s is written without the forms %s, which would read weights or state after "
+                    "they were written over.",
+                    dict(sizes),
+                    sorted(left_out),
+                )
+            break
     return model if changed is proto else as_bytes(changed)
 
 

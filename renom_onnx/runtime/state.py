@@ -26,14 +26,15 @@ class State:
         device: where it is.
 
     Attributes:
+        held_once: names of weights and states that both sets share, or that the only set has.
         sets: one or two.
         current: number of the one that the next step reads.
 
     Example:
         >>> arrays = {"w": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32)}
         >>> state = State(arrays, {"both": ["w", "b"]}, {"both"}, Device("cpu"))
-        >>> state.now["both"].read(), len(state.sets)
-        (array([[1., 1., 1., 1., 0., 0.]], dtype=float32), 1)
+        >>> state.now["both"].read(), len(state.sets), sorted(state.held_once)
+        (array([[1., 1., 1., 1., 0., 0.]], dtype=float32), 1, ['b', 'w'])
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class State:
         apart = first.keys() - set(in_place) - {name for member in joined.values() for name in member}
         shared = {name: first[name] for name in in_place}
         self.sets = [first, self._memory(arrays, joined, shared)] if apart else [first]
+        self.held_once = frozenset(name for whole in in_place for name in joined.get(whole, [whole]))
         self.current = 0
 
     def _memory(

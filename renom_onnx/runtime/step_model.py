@@ -11,7 +11,7 @@ from renom_onnx.converters.importer import default_opset
 from renom_onnx.converters.in_place import in_place
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.training_info import TrainingStep
-from renom_onnx.converters.tree import as_bytes, of_bytes
+from renom_onnx.converters.tree import as_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.assignment import check_assignment
 from renom_onnx.runtime.chain import Memory
@@ -76,7 +76,7 @@ class StepModel:
         device = memory.device
         checks = device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
         forms = self._tuned(memory, dims) if self._tunes and dims is not None else None
-        model = self._specialized(memory, dims, forms) or self._bytes
+        model = self._specialized(memory, dims, forms)
         session = open_session(model, device, dims=dims, capture=captures, record=checks, **self._options)
         if checks:
             check_assignment(session, str(device), provider_names(), self._opset)
@@ -85,10 +85,11 @@ class StepModel:
     def _specialized(
         self, memory: Memory, dims: Mapping[str, int] | None, forms: Collection[str] | None = None
     ) -> bytes:
-        """Return the model for some sizes; nothing where that could not write over what others of its sessions do."""
-        model = for_sizes(self._bytes, memory.device, dims, forms)
-        is_safe = model is self._bytes or not self.in_place or self.in_place <= self._safe(of_bytes(model))
-        return model if is_safe else b""
+        """Return the model for some sizes, in forms in which it can write over what its other sessions do."""
+        return for_sizes(self._bytes, memory.device, dims, forms, self._is_safe)
+
+    def _is_safe(self, model: ModelProto) -> bool:
+        return not self.in_place or self.in_place <= self._safe(model)
 
     def _tuned(self, memory: Memory, dims: Mapping[str, int]) -> frozenset[str]:
         """Return the forms that are fastest for some sizes."""

@@ -169,6 +169,11 @@ class Trainable(ABC):
     # State
 
     @property
+    @abstractmethod
+    def held_once(self) -> frozenset[str]:
+        """Names of the weights and states that a step writes over; of all others a device holds two sets."""
+
+    @property
     def parameters(self) -> dict[str, Array]:
         """Copies of the trainable weights by name."""
         return {name: self.read(name) for name in self._step.weights}

@@ -222,6 +222,10 @@ class TrainingSession(Trainable):
         names = {self._step.evaluation_loss: self._step.loss}
         return {names.get(name, name): array for name, array in found.items()}
 
+    @property
+    def held_once(self) -> frozenset[str]:
+        return self._state.held_once
+
     def _held(self) -> dict[str, Sequence[Tensor]]:
         state = {name: self._state.now[name] for name in self._step.bindings}
         return {name: [tensor] for name, tensor in {**state, **self._optional}.items()}

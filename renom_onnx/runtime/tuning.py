@@ -38,7 +38,7 @@ def tuned(build: Build, open_session: Open, values: Mapping[str, Array], key: by
     step that reads values of unknown sizes is not measured, and keeps all.
 
     Args:
-        build: returns the step with some forms; empty bytes where they may not be used.
+        build: returns the step with some forms.
         open_session: opens a session of onnxruntime.
         values: of inputs by name; others are drawn.
         key: tells steps and sizes apart.
@@ -56,7 +56,7 @@ def tuned(build: Build, open_session: Open, values: Mapping[str, Array], key: by
     for form in FORMS:
         fewer = chosen - {form}
         other = build(fewer)
-        if not other or other == model:
+        if other == model:
             continue
         candidate = _runner(open_session(other), values)
         if _is_faster(candidate, run):

@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 import renom_onnx as rm
 from renom_onnx.converters import to_training_onnx
 from renom_onnx.converters.in_place import in_place
-from renom_onnx.runtime import TrainingSession, step_model
+from renom_onnx.runtime import ParallelTrainingSession, TrainingSession, step_model
+from renom_onnx.runtime.specialization import FORMS, for_sizes
 from tests.converters.programs import LOSSES, classes, features, feeds, graph, perceptron
 from tests.converters.test_data_parallel import model_of, node
 
@@ -88,23 +89,49 @@ def test_the_state_of_adam_is_held_once(monkeypatch: pytest.MonkeyPatch):
 
 def test_weights_that_the_gradient_below_reads_are_held_twice(monkeypatch: pytest.MonkeyPatch):
     session = session_of(model_with("Sgd", LOSSES["mlp"]), monkeypatch)
-    assert session._step_model.in_place == {"dense1.w", "dense1.b", "dense2.b"}
+    assert session.held_once == {"dense1.w", "dense1.b", "dense2.b"}
 
 
-def test_a_body_that_reads_a_weight_later_than_the_filed_one_is_not_run(monkeypatch: pytest.MonkeyPatch):
-    model = model_with("Sgd", LOSSES["mlp"])
+def test_what_is_held_once_is_told_by_its_own_names():
+    model = model_with("Adam", LOSSES["mlp"])
+    alone, several = TrainingSession(model, "cpu"), ParallelTrainingSession(model, ["cpu", "cpu"])
+    assert alone.held_once == set(alone._step.bindings) - {"step"}
+    assert several.held_once == set(alone._step.bindings)  # labels were looked at in the stages before
+
+
+def pooled() -> graph.GraphElement:
+    x = np.random.default_rng(0).standard_normal((8, 3, 6, 6)).astype(np.float32)
+    layers = [graph.Conv(4, kernel=3), graph.Relu(), graph.MaxPool(2, stride=2), graph.Flatten(), graph.Dense(3)]
+    return graph.SoftmaxCrossEntropy()(graph.Sequential(layers)(x), classes(8))
+
+
+@pytest.mark.parametrize("form", ["updates", "pooling", "both"])
+def test_a_form_that_reads_a_weight_later_than_the_filed_one_is_left_out(
+    form: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Which form a step has is told here by what nothing else makes: no functions, or Max."""
+    model = model_with("Sgd", pooled)
     safe, opened = step_model.in_place, []
 
-    def less_for_changed(proto: Any, *arguments: Any, **options: Any) -> set[str]:
+    def less(proto: onnx.ModelProto, *arguments: Any, **options: Any) -> set[str]:
         found = safe(proto, *arguments, **options)
-        return found if proto.functions else found - {"dense1.w"}
+        made_by = {"updates": not proto.functions, "pooling": any(n.op_type == "Max" for n in proto.graph.node)}
+        broken = any(made_by.values()) if form == "both" else made_by[form]
+        return found - {"conv1.w"} if broken else found
 
-    monkeypatch.setattr(step_model, "in_place", less_for_changed)
+    monkeypatch.setattr(step_model, "in_place", less)
     monkeypatch.setattr(step_model, "open_session", lambda data, *a, **k: opened.append(data))
     session = TrainingSession(model, "cpu")
-    with pytest.raises(AttributeError):
+    with caplog.at_level("DEBUG"), pytest.raises(AttributeError):
         session.step(feeds(model, 8))
-    assert opened == [session._step_model._bytes]
+    left_out = set(FORMS) if form == "both" else {form}
+    filed = session._step_model._bytes
+    assert opened == [for_sizes(filed, session.device, {"N": 8}, set(FORMS) - left_out)]
+    assert (opened == [filed]) == (form == "both")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The step for sizes {{'N': 8}} is written without the forms {sorted(left_out)}, which would read weights or "
+        "state after they were written over."
+    ]
 
 
 WRONG = {"too large": 3, "too small": -4}
