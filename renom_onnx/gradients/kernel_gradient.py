@@ -6,6 +6,11 @@ This is a product of matrices per sample, response (M, O) times columns (O, C * 
 sees have been laid out as a column (im2col), summed over the samples. The textbook form, a convolution with batch and
 channels, strides and dilations swapped, has a kernel as large as the response and is 1.5 to 5 times slower on
 onnxruntime's CPU provider. Groups are one more batch axis of the product.
+
+Columns take K times the memory of the image, and the products of all samples N times that of the kernel. Where a sample
+has much of either, as far as sizes are known, a few samples at a time are laid out, multiplied and added to the sum (a
+Scan), so that no more is held than these need. Where it has few pixels for a large kernel, there is one product, which
+sums over pixels and samples.
 """
 
 from __future__ import annotations
@@ -13,12 +18,27 @@ from __future__ import annotations
 import numpy as np
 
 from renom_onnx.gradients.window import pixel_count
+from renom_onnx.graph.inside import Inside
+from renom_onnx.graph.node import unknown_dim
 
 FEW_CHANNELS = 4
 """Up to here columns are joined from slices, one per tap; more channels are gathered, one whole pixel at a time."""
 
 ROW_WINDOWS_PER_TAP = 12
 """Up to here the product over rows saves more than it computes for nothing, measured for widths 7 to 56."""
+
+MOST_BYTES = 256 << 10
+"""The most that the columns or the product of a sample take where all of a batch are laid out."""
+
+BATCH_BYTES = 16 << 20
+"""The most that those of a batch of known size take; with fewer samples, each may have more."""
+
+STEP_BYTES = 4 << 20
+"""The most that those of one step take, where samples are laid out by and by, unless a single one has more: on a CPU,
+steps of 16 MiB are slower, and those of less are no faster."""
+
+SUM_OVER_SAMPLES = "sum_over_samples"
+"""Name of the body that adds the gradient of one sample."""
 
 
 def kernel_gradient(op, image, response, windows, group, w):
@@ -28,14 +48,96 @@ def kernel_gradient(op, image, response, windows, group, w):
     if m == 1 and c == 1 and group > 1:
         depthwise = _by_rows if _has_short_rows(windows) else _by_taps
         return op.reshape_like(depthwise(op, padded, response, windows), w)
-    rows = op.Reshape(response, op.vector([0, group, m], pixel_count(op, response)))
-    if windows.n_taps == 1 or c <= FEW_CHANNELS:
-        columns = _sliced_columns(op, padded, response, windows, group, c)
-        product = op.MatMul(rows, op.Transpose(columns, perm=[0, 1, 3, 2]))
-        return op.reshape_like(op.ReduceSum(product, [0], keepdims=0), w)
-    product = op.MatMul(rows, _gathered_columns(op, padded, response, windows, group, c))
-    dw = op.Reshape(op.ReduceSum(product, [0], keepdims=0), [group * m, windows.n_taps, c])
+    is_sliced = windows.n_taps == 1 or c <= FEW_CHANNELS
+    form, n_at_once = _form(op, image, response, windows, group, w)
+    numbers = None if is_sliced else _pixel_numbers(op, padded, response, windows)
+    if form is _summed and windows.has_sizes:
+        padded = image  # samples are padded when their turn comes
+    dw = form(op, padded, response, windows, group, w, numbers, n_at_once)
+    if is_sliced:
+        return op.reshape_like(dw, w)
+    dw = op.Reshape(dw, [group * m, windows.n_taps, c])
     return op.reshape_like(op.Transpose(dw, perm=[0, 2, 1]), w)
+
+
+def _form(op, image, response, windows, group, w):
+    """Return the function that makes the gradient, and how many samples it lays out at once, None for all."""
+    n = image.shape[0] if image.shape is not None else None
+    n_pixels = np.prod(windows.response) if windows.has_sizes else np.inf
+    pixel = group * w.shape[1] * windows.n_taps * image.dtype.itemsize
+    columns = pixel * n_pixels if windows.n_taps > 1 else 0
+    product = np.prod(w.shape) * image.dtype.itemsize
+    most = max(MOST_BYTES, BATCH_BYTES // n) if isinstance(n, int) and n > 0 else MOST_BYTES
+    if n in (0, 1) or max(columns, product) <= most:
+        return _batched, None
+    if group == 1 and columns <= most and n_pixels < w.shape[0]:
+        return _joined, None
+    if columns < np.inf:
+        return _summed, max(1, int(STEP_BYTES / max(columns, product)))
+    by_columns = op.Div(op.constant([STEP_BYTES // pixel], np.int64), op.Max(pixel_count(op, response), 1))
+    return _summed, op.Max(op.Min(by_columns, STEP_BYTES // product), 1)
+
+
+def _laid_out(op, padded, response, windows, group, w, numbers):
+    """Return response (N, group, M / group, O) and columns (N, group, C / group * K, O).
+
+    Where pixels are gathered, by their numbers, the columns are (N, group, O, K * C / group).
+    """
+    m, c = w.shape[0] // group, w.shape[1]
+    rows = op.Reshape(response, op.vector([0, group, m], pixel_count(op, response)))
+    if numbers is None:
+        return rows, _sliced_columns(op, padded, response, windows, group, c)
+    return rows, _gathered_columns(op, padded, response, windows, group, c, numbers)
+
+
+def _batched(op, padded, response, windows, group, w, numbers, n_at_once):
+    """One product for each sample, and their sum: (group, M / group, C / group * K), with K first where gathered."""
+    rows, columns = _laid_out(op, padded, response, windows, group, w, numbers)
+    if numbers is None:
+        columns = op.Transpose(columns, perm=[0, 1, 3, 2])
+    return op.ReduceSum(op.MatMul(rows, columns), [0], keepdims=0)
+
+
+def _joined(op, padded, response, windows, group, w, numbers, n_at_once, total=None):
+    """One product, which sums over pixels and samples, and adds what is given: (M, C * K), with K first likewise."""
+    rows, columns = _laid_out(op, padded, response, windows, group, w, numbers)
+
+    def beside(samples):  # (N, 1, A, O) to (A, N * O)
+        return samples if n_at_once == 1 else op.Transpose(samples, perm=[1, 2, 0, 3])
+
+    n_columns = w.shape[1] * windows.n_taps
+    rows = op.Reshape(beside(rows), [w.shape[0], -1])
+    if numbers is None:
+        return op.Gemm(rows, op.Reshape(beside(columns), [n_columns, -1]), total, transB=1)
+    return op.Gemm(rows, op.Reshape(columns, [-1, n_columns]), total)
+
+
+def _summed(op, image, response, windows, group, w, numbers, n_at_once):
+    """One of these for some samples at a time, added to the sum of those before."""
+    parts = w.shape[0] // group, w.shape[1] * windows.n_taps
+    is_joined = group == 1 and (windows.n_taps == 1 or numbers is not None or n_at_once == 1)
+    shape = parts if is_joined else (group, *parts)
+    step = op.constant([n_at_once], np.int64) if isinstance(n_at_once, int) else n_at_once
+    inside = Inside(op)
+    total, start = inside.input(w.dtype, shape, "total"), inside.input(np.dtype(np.int64), (), "start")
+    start = op.Unsqueeze(start, [0])
+    end = op.Add(start, inside.see(step))
+    some, dy = (op.Slice(inside.see(v), start, end, [0]) for v in (image, response))
+    some.shape, dy.shape = (v.shape and (unknown_dim(), *v.shape[1:]) for v in (image, response))
+    some = windows.pad(op, some) if windows.has_sizes else some
+    operands = (some, dy, windows, group, w, None if numbers is None else inside.see(numbers), n_at_once)
+    following = _joined(op, *operands, total) if is_joined else op.Add(total, _batched(op, *operands))
+    body, outside = inside.body(SUM_OVER_SAMPLES, [op.shaped(following, total)])
+    n = op.Max(op.size_of(image, [0]), 1)  # runtimes refuse a Scan without a step
+    starts = op.Range(0, op.Squeeze(n, [0]), op.Squeeze(step, [0]))
+    return op.Scan(_zeros(op, w, shape), starts, *outside, body=body, num_scan_inputs=1)
+
+
+def _zeros(op, w, shape):
+    """Return zeros that are made in every run: a runtime would keep a constant, of the size of the kernel, for good."""
+    first = op.Slice(w, [0] * w.rank, [1] * w.rank)
+    zero = op.Cast(op.Greater(first, first), to=w.dtype)  # even where the weight is not a number
+    return op.Expand(op.Reshape(zero, [1]), list(shape))
 
 
 def _sliced_columns(op, padded, response, windows, group, c):
@@ -45,11 +147,11 @@ def _sliced_columns(op, padded, response, windows, group, c):
     return op.Reshape(joined, op.vector([0, group, c * len(taps)], pixel_count(op, response)))
 
 
-def _gathered_columns(op, padded, response, windows, group, c):
+def _gathered_columns(op, padded, response, windows, group, c, numbers):
     """Return (N, group, O, K * C / group): channels last, so that each gathered pixel is one run of memory."""
     channels_first = op.Reshape(padded, op.vector([0, group, c], pixel_count(op, padded)))
     pixels = op.Transpose(channels_first, perm=[0, 1, 3, 2])
-    columns = op.Gather(pixels, _pixel_numbers(op, padded, response, windows), axis=2)
+    columns = op.Gather(pixels, numbers, axis=2)
     return op.Reshape(columns, op.vector([0, group], pixel_count(op, response), [windows.n_taps * c]))
 
 
