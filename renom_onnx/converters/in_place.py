@@ -11,7 +11,7 @@ that no batch changes, being made of constants and sizes, is right in every step
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -20,7 +20,7 @@ from onnx import inliner, numpy_helper
 from renom_onnx.converters.importer import captured
 from renom_onnx.converters.index_read import SAME
 from renom_onnx.converters.step_graph import attribute
-from renom_onnx.converters.structure import every_node, subgraphs
+from renom_onnx.converters.structure import subgraphs
 
 _ELEMENTWISE = {
     "Abs", "Add", "Cast", "Ceil", "Clip", "Div", "Exp", "Floor", "Identity", "Log", "Max", "Mean", "Min", "Mul", "Neg",
@@ -118,9 +118,9 @@ def _looks(nodes: Sequence[_Node], writers: Mapping[str, int], graph: onnx.Graph
     found = []
     for i, node in enumerate(nodes):
         if node.op_type in _CONTROL_FLOW:
-            if not _is_plain_scan(node.proto):
+            if not _is_plain_scan(node.proto, fixed):
                 found.append(_Look(i, f"node {i}", None))  # whatever is in it, nobody else looks at the same
-        elif node.op_type in _OF_SIZES or (fixed.issuperset(node.reads) and node.op_type not in _RANDOM):
+        elif _is_fixed(node.op_type, node.reads, fixed):
             fixed.update(node.outputs)
         elif node.op_type in _INDEXED:
             name = node.inputs[_INDEXED[node.op_type]]
@@ -162,10 +162,28 @@ def _limit(node: _Node, dims: Mapping[str, Sequence[onnx.TensorShapeProto.Dimens
     return axes[axis].dim_value if is_along and axes[axis].HasField("dim_value") else None
 
 
-def _is_plain_scan(node: onnx.NodeProto) -> bool:
-    """Whether a node is a Scan whose steps look at no index, as those of recurrent networks."""
-    inner = {each.op_type for body in subgraphs(node) for each in every_node(body.node)}
-    return node.op_type == "Scan" and not inner & {*_INDEXED, *_CONTROL_FLOW}
+def _is_plain_scan(node: onnx.NodeProto, fixed: Collection[str]) -> bool:
+    """Whether a node is a Scan whose steps look at no index that a batch changes, as those of recurrent networks."""
+    if node.op_type != "Scan":
+        return False
+    (body,) = subgraphs(node)
+    known = {*fixed, *(tensor.name for tensor in body.initializer)} - {value.name for value in body.input}
+    for each in body.node:
+        if each.op_type in _CONTROL_FLOW or not known.issuperset(_index(each)):
+            return False
+        if _is_fixed(each.op_type, filter(None, each.input), known):
+            known.update(each.output)
+    return True
+
+
+def _index(node: onnx.NodeProto) -> list[str]:
+    """Return the index that a node looks at, if it does."""
+    return [node.input[_INDEXED[node.op_type]]] if node.op_type in _INDEXED else []
+
+
+def _is_fixed(op_type: str, reads: Iterable[str], fixed: Collection[str]) -> bool:
+    """Whether what a node gives depends on constants and sizes alone."""
+    return op_type in _OF_SIZES or (op_type not in _RANDOM and all(name in fixed for name in reads))
 
 
 def _is_after(before: int, looks: Sequence[_Look]) -> bool:

@@ -36,12 +36,19 @@ def recurrent() -> graph.GraphElement:
     return graph.SoftmaxCrossEntropy()(graph.Sequential([graph.Lstm(6), graph.Dense(3)])(x), classes(8))
 
 
+def convolution(pixels: int) -> graph.GraphElement:
+    x = np.random.default_rng(0).standard_normal((8, 6, pixels, pixels)).astype(np.float32)
+    layers = [graph.Conv(8), graph.Relu(), graph.Conv(7), graph.GlobalAvgPool(), graph.Flatten(), graph.Dense(3)]
+    return graph.SoftmaxCrossEntropy()(graph.Sequential(layers)(x), classes(8))
+
+
 NETWORKS = {
     "mlp": LOSSES["mlp"],
     "cnn": LOSSES["cnn"],
     "normalized": LOSSES["normalized"],
     "attention": attention,
     "recurrent": recurrent,
+    "large images": lambda: convolution(40),
 }
 
 
@@ -90,6 +97,14 @@ def test_the_state_of_adam_is_held_once(monkeypatch: pytest.MonkeyPatch):
 def test_weights_that_the_gradient_below_reads_are_held_twice(monkeypatch: pytest.MonkeyPatch):
     session = session_of(model_with("Sgd", LOSSES["mlp"]), monkeypatch)
     assert session.held_once == {"dense1.w", "dense1.b", "dense2.b"}
+
+
+def test_kernels_whose_gradient_is_made_in_steps_hold_state_once(monkeypatch: pytest.MonkeyPatch):
+    models = [model_with("Sgd", lambda pixels=pixels: convolution(pixels)) for pixels in (6, 40)]
+    scans = [sum(n.op_type == "Scan" for f in model.functions for n in f.node) for model in models]
+    assert scans == [0, 2]
+    small, large = (session_of(model, monkeypatch).held_once for model in models)
+    assert small == large >= {"conv1.w", "conv2.b", "dense1.b"}
 
 
 def test_what_is_held_once_is_told_by_its_own_names():
@@ -201,6 +216,19 @@ def test_indices_that_may_end_a_step(nodes: list[onnx.NodeProto], is_safe: bool)
     outputs = ["p_next"] + ["other"] * any("other" in n.output for n in nodes)
     model = model_of(nodes, ["p", "g", "rate", "i", "k", "s"], outputs)
     assert in_place(model, {"p": "p_next"}) == {"p"}
+    assert in_place(model, {"p": "p_next"}, survives_errors=True) == ({"p"} if is_safe else set())
+
+
+@pytest.mark.parametrize(("index", "is_safe"), [("fixed", True), ("own", True), ("k", False), ("number", False)])
+def test_an_index_inside_of_a_scan(index: str, is_safe: bool):
+    number, row = (helper.make_tensor_value_info(name, 7, []) for name in ("number", "row"))
+    steps = [node("Gather", f"{index} zero", "i"), node("Gather", "table i", "row")]
+    body = helper.make_graph(steps, "body", [number], [row])
+    held = {"own": np.array([0]), "zero": np.array(0)}
+    body.initializer.extend(numpy_helper.from_array(array, name) for name, array in held.items())
+    scan = helper.make_node("Scan", ["numbers"], ["other"], body=body, num_scan_inputs=1)
+    model = model_of([scan, *SGD], ["p", "g", "rate", "k", "numbers", "table"], ["p_next", "other"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "fixed"))
     assert in_place(model, {"p": "p_next"}, survives_errors=True) == ({"p"} if is_safe else set())
 
 
