@@ -38,7 +38,15 @@ def matmul(op, dy, y, a, b):
     da = op.MatMul(dy, _transpose(op, b))
     if b.rank == 2 and a.rank is not None:  # one product over all rows, instead of one per matrix and their sum
         return da, op.shaped(op.Gemm(_rows(op, a), _rows(op, dy), transA=1), b)
+    if _is_wider(a, dy):  # the smaller one is turned; behind heads of attention the other Transpose joins theirs
+        return da, _transpose(op, op.MatMul(_transpose(op, dy), a))
     return da, op.MatMul(_transpose(op, a), dy)
+
+
+def _is_wider(a, dy):
+    """Whether the last axis of a is known to be longer than that of dy."""
+    sizes = [None if value.shape is None else value.shape[-1] for value in (a, dy)]
+    return all(isinstance(size, int) for size in sizes) and sizes[0] > sizes[1]
 
 
 def _transpose(op, x):

@@ -38,6 +38,11 @@ def _arithmetic() -> Iterator[Case]:
 def _products() -> Iterator[Case]:
     yield case_of("MatMul-rows-of-matrices", "y = MatMul(a, b)", a=X234, b=X45)
     yield case_of("MatMul-broadcast-batch", "y = MatMul(a, b)", a=X234[:1], b=X245)
+    yield case_of("MatMul-wide-left", "y = MatMul(a, b)", a=X245, b=X245.reshape(2, 5, 4))
+    yield case_of(
+        "MatMul-wide-left-broadcast", "y = MatMul(a, b)", a=X245[:1], b=X235[..., :2].repeat(2, 0)[:, [0, 1, 2, 0, 1]]
+    )
+    yield case_of("MatMul-wide-matrix", "y = MatMul(a, b)", a=X45, b=X235[:, [0, 1, 2, 0, 1], :3])
     yield case_of("Einsum-labels-of-one-operand", 'y = Einsum<equation="ijk,kl->il">(a, b)', a=X234, b=X45)
     yield case_of("Einsum-ellipsis", 'y = Einsum<equation="...ij,jk->...ik">(a, b)', a=X234, b=X45)
     yield case_of("Einsum-three", 'y = Einsum<equation="bij,jk,bik->bk">(a, b, c)', a=X234, b=X45, c=X235)
