@@ -45,8 +45,8 @@ def matmul(op, dy, y, a, b):
 
 def _is_wider(a, dy):
     """Whether the last axis of a is known to be longer than that of dy."""
-    sizes = [None if value.shape is None else value.shape[-1] for value in (a, dy)]
-    return all(isinstance(size, int) for size in sizes) and sizes[0] > sizes[1]
+    wide, narrow = (None if value.shape is None else value.shape[-1] for value in (a, dy))
+    return isinstance(wide, int) and isinstance(narrow, int) and wide > narrow
 
 
 def _transpose(op, x):
