@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import onnx
 
+from renom_onnx.converters.cpu.added_rows import with_products_of_rows
 from renom_onnx.converters.cpu.fused_update import fuse_updates
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.rewrite import Rewrite
@@ -19,13 +20,13 @@ STEEP = 3e38
 
 
 def with_fast_forms(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
-    """Return a step with masks, losses over class indices, and updates in faster forms.
+    """Return a step with masks, losses over class indices, gradients of embeddings, and updates in faster forms.
 
     Args:
         model: a step, whose calls are written out.
         shapes: of the step's values.
     """
-    step = Rewrite(model, shapes)
+    step = Rewrite(with_products_of_rows(model, shapes), shapes)
     for i, node in step.candidates("Cast"):
         _mask(step, i, node)
     for i, node in step.candidates("SoftmaxCrossEntropyLoss"):
