@@ -11,31 +11,12 @@ from renom_onnx.errors import ConversionError, ShapeError
 from renom_onnx.graph import seed
 from renom_onnx.graph.element import GraphElement, as_numbers
 from renom_onnx.graph.node import BATCH, Leaf
+from renom_onnx.graph.rows import Picked, Rows
 from renom_onnx.graph.site import created_at, user_site
 
 Array = np.ndarray[Any, Any]
 Part = Callable[[int, int], slice]
 """Called with the number of a batch and the number of its rows, returns which of the rows are read."""
-
-
-class Rows:
-    """A sequence of rows as an array that is read when it is indexed."""
-
-    def __init__(self, source: Any, what: str) -> None:
-        self._source = source
-        self._what = what
-        first = as_numbers(source[0], what)
-        self.dtype = first.dtype
-        self.shape = (len(source), *first.shape)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, rows: slice | Array) -> Array:
-        indices = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        if not len(indices):
-            return np.empty((0, *self.shape[1:]), self.dtype)
-        return np.stack([np.asarray(self._source[int(i)], self.dtype) for i in indices])
 
 
 def as_rows(source: Any, what: str) -> Array | Rows:
@@ -51,6 +32,13 @@ def _taken(array: Array | Rows, rows: slice | Array) -> Array:
     if type(array) is np.ndarray and not isinstance(rows, slice):
         taken: Array = array.take(rows, axis=0)
         return taken
+    return array[rows]
+
+
+def _picked(array: Array | Rows, rows: slice | Array) -> Array | Picked:
+    """Return rows of an array, to be copied later where that is a copy."""
+    if type(array) is np.ndarray and not isinstance(rows, slice):
+        return Picked(array, rows)
     return array[rows]
 
 
@@ -202,18 +190,25 @@ class Distributor:
         self.reset()
         yield from self.rest(indices)
 
-    def rest(self, indices: Sequence[int], part: Part | None = None) -> Iterator[tuple[Array, ...]]:
+    def rest(self, indices: Sequence[int], part: Part | None = None, *, lazily: bool = False) -> Iterator[Any]:
         """Yield the batches from the next one to the end of the epoch; leaves the distributor reset.
 
         Args:
             indices: of the outputs.
             part: tells which rows of each batch to read; default: all.
+            lazily: let rows that are numbered be `Picked`.
+
+        Yields:
+            A tuple of arrays.
         """
+        take = _picked if lazily else _taken
+        arrays, n_batches = [self.arrays[i] for i in indices], self.n_batches
         try:
-            while (position := self.position(indices)) < self.n_batches:
-                own = None if part is None else part(position, self.n_rows(position))
-                rows = self._part_of(self.rows(position), own)
-                found = tuple([_taken(self.arrays[i], rows) for i in indices])
+            while (position := self.position(indices)) < n_batches:
+                rows = self.rows(position)
+                if part is not None:
+                    rows = self._part_of(rows, part(position, self.n_rows(position)))
+                found = tuple([take(array, rows) for array in arrays])
                 for i in indices:
                     self._positions[i] = position + 1
                 yield found

@@ -161,7 +161,7 @@ class IterableDistributor(Distributor):
             self._kept.popleft()
             self._first += 1
 
-    def rest(self, indices: Sequence[int], part: Part | None = None) -> Iterator[tuple[Array, ...]]:
+    def rest(self, indices: Sequence[int], part: Part | None = None, *, lazily: bool = False) -> Iterator[Any]:
         """Yield the batches from the next one to the end of the epoch; leaves the distributor reset."""
         try:
             while True:

@@ -86,6 +86,7 @@ class TrainingExecutor:
         self._sources: dict[Mutable, Any] = {}
         self._rates: dict[Mutable, Array] = {}
         self._events = Events("TrainingExecutor")
+        self._at_start, self._at_finish = self._events.of("Step-Start"), self._events.of("Step-Finish")
         self.history = History()
         self._n_steps = 0
         self._epoch: int | None = None  # of the distributor, which may be ahead of the steps
@@ -316,14 +317,15 @@ class TrainingExecutor:
                 yield from ((feeds, feeds) for feeds in fed)
 
     def _fed(self, deal: Deal | None) -> Generator[Feeds, None, None]:
-        batches = self._source.row_numbers(deal) if self._is_resident else self._source.batches(deal=deal)
+        batches = self._source.row_numbers(deal) if self._is_resident else self._source.batches(deal=deal, lazily=True)
         with contextlib.closing(batches):
             for batch in batches:
                 yield converted(batch, self._types)
 
     def _step(self, feeds: Feeds, prepared: Feeds | Prepared) -> float:
         """Train on a batch and return its loss."""
-        self._emit("Step-Start")
+        if self._at_start:
+            self._emit("Step-Start")
         self._push_rates()
         try:
             loss = float(self.session.step(prepared))
@@ -333,7 +335,8 @@ class TrainingExecutor:
         self._n_steps += 1
         self._batch += 1
         self._total.add(loss, self.session.loss_rows(feeds))
-        self._emit("Step-Finish", loss)
+        if self._at_finish:
+            self._emit("Step-Finish", loss)
         return loss
 
     def _validate(self, data: Distributor | None, metrics: Mapping[str, Metric]) -> float:
@@ -390,10 +393,10 @@ class TrainingExecutor:
 
     def _push_rates(self) -> None:
         """Give the session the learning rates and weight decays that were assigned since the last step."""
-        for leaf, name in self._names.items():
-            if type(leaf) is Mutable and leaf.array is not self._rates.get(leaf):
+        for leaf, array in self._rates.items():
+            if leaf.array is not array:
                 self._rates[leaf] = leaf.array
-                self.session.write(name, leaf.array)
+                self.session.write(self._names[leaf], leaf.array)
 
     def _pull(self) -> None:
         """Let the program's parameters and state be read from the session when somebody looks."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from renom_onnx.errors import DTypeError, ShapeError
 from renom_onnx.graph.node import Dim, type_text
+from renom_onnx.graph.rows import Picked
 
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +39,7 @@ def signature_of(feeds: Mapping[str, Any]) -> Signature | None:
     """
     found = []
     for name, array in feeds.items():
-        if type(array) is not np.ndarray:
+        if type(array) is not np.ndarray and type(array) is not Picked:
             return None
         found.append((name, array.dtype, array.shape))
     return tuple(found)

@@ -68,12 +68,15 @@ class Source:
         for distributor in self.distributors:
             distributor.go_to(epoch, position)
 
-    def batches(self, data: Distributor | None = None, deal: Deal | None = None) -> Generator[Feeds, None, None]:
+    def batches(
+        self, data: Distributor | None = None, deal: Deal | None = None, *, lazily: bool = False
+    ) -> Generator[Feeds, None, None]:
         """Yield the feeds of the batches from the next one to the end of the epoch.
 
         Args:
             data: of another distributor, all batches.
             deal: what this process reads of each; an iterable is read whole. Default: everything.
+            lazily: let rows be `Picked` where nothing is dealt; a training session takes them as arrays.
         """
         source = data if data is not None else next(iter(self.distributors), None)
         if source is None:
@@ -84,14 +87,18 @@ class Source:
         indices = sorted(set(self.columns.values()))
         if deal is not None and not source.has_numbered_rows:
             deal = None
+        if deal is None:
+            places = [(name, indices.index(index)) for name, index in self.columns.items()]
+            others = [(name, leaf) for name, leaf in self._leaves.items() if name not in self.columns]
+            for batch in source.rest(indices, lazily=lazily):
+                feeds = {name: leaf.array for name, leaf in others}
+                for name, place in places:
+                    feeds[name] = batch[place]
+                yield feeds
+            return
         positions = itertools.count(source.position(indices))
-        rest = source.rest(indices, None if deal is None else deal.part)
-        for position, batch in zip(positions, rest, strict=False):
-            feeds = dict(zip(indices, batch, strict=True))
-            if deal is None:
-                yield self._named(feeds)
-            else:
-                yield self._shard(feeds, deal, position, source.n_rows(position))
+        for position, batch in zip(positions, source.rest(indices, deal.part), strict=False):
+            yield self._shard(dict(zip(indices, batch, strict=True)), deal, position, source.n_rows(position))
 
     def whole(self) -> Feeds | None:
         """Return all rows of the inputs that a distributor of arrays in memory deals; None where there is none."""
@@ -199,7 +206,7 @@ def _is_loaded(rows: Any) -> bool:
 def converted(feeds: Feeds, types: Mapping[str, np.dtype[Any]]) -> Feeds:
     """Return the feeds in the types of the file, which holds data as its layers want them."""
     found = {n: a if a.dtype == types[n] else a.astype(types[n]) for n, a in feeds.items() if n in types}
-    return Shard(found, feeds.n_rows) if isinstance(feeds, Shard) else found
+    return found if type(feeds) is dict else Shard(found, feeds.n_rows) if isinstance(feeds, Shard) else found
 
 
 class EpochLoss:

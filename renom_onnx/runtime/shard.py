@@ -50,7 +50,7 @@ def batch_rows(feeds: Mapping[str, Array]) -> int:
     """Return the number of rows of the whole batch."""
     if isinstance(feeds, Shard):
         return feeds.n_rows
-    return max((len(array) for array in feeds.values() if array.ndim), default=1)
+    return max([array.shape[0] for array in feeds.values() if array.shape], default=1)
 
 
 def deal(n_rows: int, n_parts: int) -> list[slice]:

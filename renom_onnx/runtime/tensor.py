@@ -14,6 +14,7 @@ import numpy as np
 
 from renom_onnx.errors import DeviceError, DTypeError, ShapeError, first_line
 from renom_onnx.graph.node import type_text
+from renom_onnx.graph.rows import Picked
 from renom_onnx.runtime.cuda import allocate
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.ort import onnxruntime
@@ -64,7 +65,7 @@ class Tensor:
         part.value = onnxruntime().OrtValue.ortvalue_from_numpy(part._memory)
         return part
 
-    def write(self, array: np.ndarray[Any, Any]) -> None:
+    def write(self, array: np.ndarray[Any, Any] | Picked) -> None:
         """Copy an array in.
 
         Raises:
@@ -76,8 +77,11 @@ class Tensor:
         if array.shape != self.shape:
             raise ShapeError(f"{self.name}: an array must have shape {list(self.shape)}, got {list(array.shape)}.")
         if self._memory is not None:
-            np.copyto(self._memory, array)
-        elif array.size:
+            if type(array) is Picked:
+                array.copy_to(self._memory)
+            else:
+                np.copyto(self._memory, array)
+        elif 0 not in array.shape:
             self.value.update_inplace(np.asarray(array, order="C"))
 
     def read(self) -> np.ndarray[Any, Any]:
