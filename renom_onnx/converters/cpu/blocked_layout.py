@@ -145,21 +145,23 @@ class BlockedWriter:
         """Return the kernel of a convolution in the blocked layout.
 
         Turned around, for the gradient with respect to the image, taps go backwards, and M and C change places in each
-        group. Of two Transposes, the first moves one axis and the second whole blocks: onnxruntime is several times
-        faster at these than at both together.
+        group. Of two Transposes, the first moves one axis and the second whole blocks: onnxruntime is many times
+        faster at these than at both together, or at many small matrices.
         """
         m, c, *taps = found.w
         g, b, n_taps = found.group, self.block, math.prod(taps)
-        lanes = m * c // b if turned and not found.is_depthwise else m // b
-        laid = self._moved(w, [lanes, b, m * c * n_taps // lanes // b], [0, 2, 1])
-        if turned and n_taps > 1:
-            laid = self.standard("Gather", laid, self.integers(range(n_taps - 1, -1, -1)), axis=1)
-        if found.is_depthwise:
-            return self.reshape(laid, found.w)
-        if turned:
-            laid = self._moved(laid, [g, m // g // b, b, c // b, n_taps, b], [0, 3, 1, 4, 2, 5])
+        if turned and not found.is_depthwise:
+            by_tap = self._backwards(self._moved(w, [m * c, n_taps], [1, 0]), n_taps)
+            laid = self._moved(by_tap, [n_taps, g, m // g // b, b, c // b, b], [1, 4, 2, 0, 3, 5])
             return self.reshape(laid, (c * g, m // g, *taps))
+        laid = self._moved(w, [m // b, b, c * n_taps], [0, 2, 1])
+        if found.is_depthwise:
+            return self.reshape(self._backwards(laid, n_taps, axis=1) if turned else laid, found.w)
         return self.reshape(self._moved(laid, [m // b * c // b, b, n_taps, b], [0, 2, 1, 3]), found.w)
+
+    def _backwards(self, value: str, n_taps: int, axis: int = 0) -> str:
+        order = self.integers(range(n_taps - 1, -1, -1))
+        return self.standard("Gather", value, order, axis=axis) if n_taps > 1 else value
 
     def _moved(self, value: str, shape: Sequence[int], perm: list[int]) -> str:
         return self.standard("Transpose", self.reshape(value, shape), perm=perm)
