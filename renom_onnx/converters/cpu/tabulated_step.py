@@ -15,16 +15,21 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
+from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import FunctionKey, functions_of, key_of, label_of, names_of, replace_all
 from renom_onnx.graph.function import DOMAIN
 
-MAX_STEPS = 1 << 16
-"""Entries that are looked at; the later half must all be the same, or there is no table."""
+MAX_STEPS = 1 << 15
+"""Entries of a table; numbers that have not settled by then are computed."""
 RATE, STEP = "R", "T"
 """Operands of the function that computes an optimizer's numbers: learning rate and number of the step."""
+_FUNCTIONS = {
+    "Div": np.divide, "Mul": np.multiply, "Pow": np.power, "Reciprocal": np.reciprocal, "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+}  # fmt: skip
+"""Operators that these functions consist of; their outputs by others keep their nodes."""
 
 
 @dataclass(frozen=True)
@@ -62,39 +67,52 @@ def with_tabulated_steps(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.Mo
 
 def _tables(function: onnx.FunctionProto) -> dict[int, _Table]:
     """Return the tables of a function's outputs, by position."""
-    degrees = _degrees(function)
-    followed = [(i, name) for i, name in enumerate(function.output) if degrees.get(name, (0, False))[1]]
-    if not followed:
+    computed = _computed(function)
+    followed = {i: computed[name] for i, name in enumerate(function.output) if name in computed}
+    followed = {i: value for i, value in followed.items() if value.follows}
+    columns = [value.numbers for value in followed.values()]
+    moving = [int(np.flatnonzero(column != column[-1])[-1]) + 1 for column in columns if np.any(column != column[-1])]
+    n_moving = max(moving, default=0)
+    if n_moving == MAX_STEPS:
         return {}
-    feeds = {RATE: np.ones((), np.float32), STEP: np.maximum(np.arange(MAX_STEPS, dtype=np.int64), 1)}
-    named = dict.fromkeys(function.attribute, 0.0)  # they tell what the body has written out
-    computed = ReferenceEvaluator(function).run(None, feeds, attributes=named)
-    columns = dict(zip(function.output, computed, strict=True))
-    n_moving = 0
-    for _, name in followed:
-        moving = np.flatnonzero(columns[name] != columns[name][-1])
-        n_moving = max(n_moving, int(moving[-1]) + 1 if len(moving) else 0)
-    if n_moving > MAX_STEPS // 2:
-        return {}
-    return {i: _Table(columns[name][: n_moving + 1], degrees[name][0] == 1) for i, name in followed}
+    return {i: _Table(value.numbers[: n_moving + 1], value.degree == 1) for i, value in followed.items()}
 
 
-def _degrees(function: onnx.FunctionProto) -> dict[str, tuple[int, bool]]:
-    """Return of values whether they are independent of the rate (0) or multiples of it (1), and follow from the step.
+@dataclass(frozen=True)
+class _Computed:
+    """A value of an optimizer's function.
 
-    Values that are neither are left out.
+    Attributes:
+        numbers: at learning rate 1, of the steps up to `MAX_STEPS` and at last of one for which all powers are 0.
+        degree: 0 where the rate does not count, 1 where the value is a multiple of it.
+        follows: whether it depends on the step.
     """
-    found = {RATE: (1, False), STEP: (0, True)}
+
+    numbers: Any
+    degree: int
+    follows: bool
+
+
+def _computed(function: onnx.FunctionProto) -> dict[str, _Computed]:
+    """Return the values of a function that are multiples of the rate, or independent of it."""
+    steps = np.append(np.maximum(np.arange(MAX_STEPS, dtype=np.int64), 1), np.int64(1) << 40)
+    found = {RATE: _Computed(np.ones((), np.float32), 1, False), STEP: _Computed(steps, 0, True)}
     for node in function.node:
-        operands = [found.get(name) for name in node.input]
-        if any(operand is None for operand in operands):
+        operands = [found[name] for name in node.input if name in found]
+        if len(operands) < len(node.input):
             continue
-        degrees = [operand[0] for operand in operands if operand is not None]
-        is_product = node.op_type in ("Cast", "Identity", "Mul") or (node.op_type == "Div" and degrees[1] == 0)
-        degree = sum(degrees)
-        if degree == 0 or (degree == 1 and is_product):
-            follows = any(operand[1] for operand in operands if operand is not None)
-            found.update(dict.fromkeys(node.output, (degree, follows)))
+        if node.op_type == "Constant":
+            numbers = numpy_helper.to_array(attribute(node, "value", None))
+        elif node.op_type == "Cast":
+            numbers = operands[0].numbers.astype(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)))
+        elif node.op_type in _FUNCTIONS:
+            numbers = _FUNCTIONS[node.op_type](*(operand.numbers for operand in operands))
+        else:
+            continue
+        degree = sum(operand.degree for operand in operands)
+        keeps_degree = node.op_type in ("Cast", "Mul") or (node.op_type == "Div" and operands[1].degree == 0)
+        if degree == 0 or (degree == 1 and keeps_degree):
+            found[node.output[0]] = _Computed(numbers, degree, any(operand.follows for operand in operands))
     return found
 
 
