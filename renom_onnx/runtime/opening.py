@@ -41,6 +41,7 @@ def open_session(
     cuda: CudaOptions | None = None,
     capture: bool = False,
     record: bool = False,
+    plan: bool | None = None,
 ) -> Any:
     """Return an onnxruntime session that is on the device asked for.
 
@@ -54,6 +55,8 @@ def open_session(
         cuda: options of the CUDA provider.
         capture: let CUDA capture its runs as graphs.
         record: let onnxruntime tell which provider has each node, for `nodes_elsewhere`.
+        plan: let onnxruntime place all values in one buffer, from the second run on and beside those of the first,
+            which stay; default: on devices other than a CPU.
 
     Raises:
         DeviceError: onnxruntime put the session on another provider.
@@ -62,8 +65,7 @@ def open_session(
     module = onnxruntime()
     options = module.SessionOptions()
     options.log_severity_level = 4
-    # A pattern is one buffer for all values, made from the second run on beside those of the first, which stay.
-    options.enable_mem_pattern = device.kind != "cpu"
+    options.enable_mem_pattern = device.kind != "cpu" if plan is None else plan
     for name, size in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, size)
     if threads is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from renom_onnx.converters.cpu.joined_update import Joined, join_updates
+from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.importer import default_opset
 from renom_onnx.converters.in_place import in_place
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.training_info import TrainingStep
-from renom_onnx.converters.tree import as_bytes
+from renom_onnx.converters.tree import as_bytes, of_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.assignment import check_assignment
 from renom_onnx.runtime.chain import Memory
@@ -19,6 +21,9 @@ from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.specialization import for_sizes
 from renom_onnx.runtime.tuning import tuned
+
+MAX_PLANNED = 1 << 24
+"""Bytes of all values that a step on a CPU makes, up to which its session plans their memory."""
 
 
 def for_kind(step: TrainingStep, kind: str) -> tuple[TrainingStep, Joined]:
@@ -54,6 +59,7 @@ class StepModel:
         tune: bool = False,
     ) -> None:
         self._bytes = as_bytes(for_device(model, kind))
+        self._kind = kind
         self._opset = default_opset(model)
         self._options = options
         self._cuda: CudaOptions = options["cuda"] or CudaOptions()
@@ -77,7 +83,8 @@ class StepModel:
         checks = device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
         forms = self._tuned(memory, dims) if self._tunes and dims is not None else None
         model = self._specialized(memory, dims, forms)
-        session = open_session(model, device, dims=dims, capture=captures, record=checks, **self._options)
+        plan = self._plans(dims)
+        session = open_session(model, device, dims=dims, capture=captures, record=checks, plan=plan, **self._options)
         if checks:
             check_assignment(session, str(device), provider_names(), self._opset)
         return session
@@ -91,12 +98,21 @@ class StepModel:
     def _is_safe(self, model: ModelProto) -> bool:
         return not self.in_place or self.in_place <= self._safe(model)
 
+    def _plans(self, dims: Mapping[str, int] | None) -> bool | None:
+        """Whether a session on a CPU plans its memory, which makes steps faster and costs what their values take."""
+        if self._kind != "cpu":
+            return None
+        model = of_bytes(self._bytes)
+        shapes = KnownShapes(model, dims or {})
+        made = [shapes.get(name) for node in model.graph.node for name in node.output if name]
+        return dims is not None and sum(4 * math.prod(sizes) for sizes in made if sizes) <= MAX_PLANNED
+
     def _tuned(self, memory: Memory, dims: Mapping[str, int]) -> frozenset[str]:
         """Return the forms that are fastest for some sizes."""
         options = self._options
         return tuned(
             partial(self._specialized, memory, dims),
-            partial(open_session, device=memory.device, dims=dims, **options),
+            partial(open_session, device=memory.device, dims=dims, plan=self._plans(dims), **options),
             {name: tensor.read() for name, tensor in memory.held(memory.state.current).items()},
             self._bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode(),
         )
