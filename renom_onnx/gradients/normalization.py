@@ -89,14 +89,15 @@ def _through_scaled(op, dy, z, r, scale, axis, axes, *, centered=True):
         u, g = op.Mul(z, r), op.Mul(dy, scale)
         return _through(op, g, u, r, axes, centered=centered), op.Mul(dy, u)
     n = math.prod(sizes)
-    dy, rows, r = (op.Reshape(v, [-1, m]) for v, m in ((dy, n), (z, n), (r, 1)))
+    dy, rows, column = (op.Reshape(v, [-1, m]) for v, m in ((dy, n), (z, n), (r, 1)))
     share = op.Reshape(op.Mul(scale, 1 / n), [n, 1])
     along = op.Mul(dy, rows)
-    moved = op.Mul(rows, op.Mul(op.MatMul(along, share), op.Mul(r, r)))
+    k = op.Mul(op.MatMul(along, share), op.Mul(column, column))
+    left = op.Sub(op.Mul(dy, op.Reshape(scale, [n])), op.Mul(rows, k))
     if centered:
-        moved = op.Add(moved, op.MatMul(dy, share))
-    dx = op.Mul(op.Sub(op.Mul(dy, op.Reshape(scale, [n])), moved), r)
-    return op.reshape_like(dx, z), op.reshape_like(op.MatMul(op.Reshape(r, [1, -1]), along), scale)
+        left = op.Sub(left, op.MatMul(dy, share))
+    dx = op.Mul(op.reshape_like(left, z), r)
+    return dx, op.reshape_like(op.MatMul(op.Reshape(column, [1, -1]), along), scale)
 
 
 @gradient("InstanceNormalization", in_float32=True)

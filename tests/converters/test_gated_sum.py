@@ -70,6 +70,8 @@ def joined(model: onnx.ModelProto) -> Counter[str]:
         (["Mul third y -> ys", "Add ys x -> z"], {"GatedAdd": 1}),
         (["Mul y third -> ys", "Sub x ys -> z"], {"GatedAdd": 1}),
         (["Mul y rows -> ys", "Add x ys -> z"], {"GatedAdd": 1}),
+        (["Mul y rows -> ys", "Sum x ys -> z"], {"GatedAdd": 1}),
+        (["Mul y rows -> ys", "Sum x y ys -> z"], {"Mul": 1, "Sum": 1}),
         (["Mul y rows -> ys", "Sub x ys -> z"], {"GatedAdd": 1, "Neg": 1}),
         (["Mul y s -> ys", "Add x ys -> z"], {"GatedAdd": 1, "Expand": 1}),
         (["Mul one y -> ys", "Sub x ys -> z"], {"GatedAdd": 1, "Expand": 1, "Neg": 1}),

@@ -51,7 +51,7 @@ def with_gated_sums(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelPr
     """
     step = Rewrite(model, shapes)
     gates: Gates = {}
-    for i, node in step.candidates("Add", "Sub"):
+    for i, node in step.candidates("Add", "Sub", "Sum"):
         _join(step, i, node, gates)
     changed = step.model()
     if changed is not model and CONTRIB not in opsets_of(changed):
@@ -62,9 +62,9 @@ def with_gated_sums(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelPr
 def _join(step: Rewrite, i: int, node: onnx.NodeProto, gates: Gates) -> None:
     """Write x + y s where x and y have one size and s is a number, or one for each row."""
     shape = step.shapes.get(node.output[0], ())
-    if not shape or shape[-1] < MIN_COLUMNS or (math.prod(shape) == shape[-1] > MAX_ROW):
+    if len(node.input) != 2 or not shape or shape[-1] < MIN_COLUMNS or (math.prod(shape) == shape[-1] > MAX_ROW):
         return
-    is_sum = node.op_type == "Add"
+    is_sum = node.op_type != "Sub"
     for x, product in [node.input, node.input[::-1]] if is_sum else [node.input]:
         scaled = step.made_by(product, "Mul", reads=1)
         for y, s in [] if scaled is None else [scaled.input, scaled.input[::-1]]:
