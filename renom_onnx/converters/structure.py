@@ -17,6 +17,8 @@ FunctionKey = tuple[str, str, str]
 TRAINING_DOMAIN = "ai.onnx.preview.training"
 """The domain of the specification's own training operators: Gradient, Momentum, Adam, Adagrad."""
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
+WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""The standard operators that have attributes which are graphs."""
 LARGEST_SETTING = 1024
 """Elements of an initializer that can be axes, a shape or the like, which inference reads."""
 
@@ -32,6 +34,8 @@ def parts(model: onnx.ModelProto) -> list[onnx.GraphProto]:
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return the bodies of control flow that a node carries."""
     found: list[onnx.GraphProto] = []
+    if not node.domain and node.op_type not in WITH_BODIES:
+        return found
     for attribute in node.attribute:
         kind = attribute.type
         if kind == _GRAPH:

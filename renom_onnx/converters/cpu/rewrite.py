@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +13,9 @@ from onnx import helper, numpy_helper
 
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.importer import captured
+from renom_onnx.converters.names import Names
 from renom_onnx.converters.step_graph import attribute
-from renom_onnx.converters.structure import label_of, names_of, replace_all
-from renom_onnx.converters.training_info import needed
+from renom_onnx.converters.structure import label_of, names_of, replace_all, subgraphs
 
 
 class Rewrite:
@@ -33,14 +34,14 @@ class Rewrite:
         self.nodes: Sequence[onnx.NodeProto] = list(model.graph.node)
         self.shapes = shapes
         self._model = model
-        self._names = names_of(model)
+        self._operands = [list(node.input) for node in self.nodes]
+        self._captured = {i: captured(node) for i, node in enumerate(self.nodes) if subgraphs(node)}
         self._places = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self._reads = {output.name: 1 for output in model.graph.output}
         self._readers: dict[str, list[int]] = {}
         self._by_type: dict[str, list[int]] = {}
-        for i, node in enumerate(self.nodes):
-            operands = list(node.input)
-            for name in [*operands, *captured(node)]:
+        for i, (node, operands) in enumerate(zip(self.nodes, self._operands, strict=True)):
+            for name in [*operands, *self._captured.get(i, ())]:
                 self._reads[name] = self._reads.get(name, 0) + 1
             for name in dict.fromkeys(operands):
                 self._readers.setdefault(name, []).append(i)
@@ -51,6 +52,10 @@ class Rewrite:
         self._replaced: dict[int, list[onnx.NodeProto]] = {}
         self._added: dict[int, list[onnx.NodeProto]] = {}
         self._added_after: dict[str, int] = {}
+
+    @functools.cached_property
+    def _names(self) -> Names:
+        return names_of(self._model)
 
     # Questions
 
@@ -126,12 +131,24 @@ class Rewrite:
         """Return the step with the new nodes, without what nobody reads any longer."""
         if not self._replaced:
             return self._model
-        written = list(self._added.get(-1, []))
-        for i, node in enumerate(self.nodes):
-            written += self._replaced.get(i, [node])
-            written += self._added.get(i, [])
         changed = onnx.ModelProto()
         changed.CopyFrom(self._model)
-        replace_all(changed.graph.node, needed(written, [output.name for output in changed.graph.output]))
+        replace_all(changed.graph.node, self._needed())
         changed.graph.initializer.extend(self._constants)
         return changed
+
+    def _needed(self) -> list[onnx.NodeProto]:
+        """Return the nodes, old and new, that the outputs need."""
+        wanted = {output.name for output in self._model.graph.output}
+        kept: list[onnx.NodeProto] = []
+        for i in range(len(self.nodes) - 1, -2, -1):
+            is_old = i >= 0 and i not in self._replaced
+            made = [*self._replaced.get(i, self.nodes[i : i + 1] if is_old else ()), *self._added.get(i, ())]
+            for node in reversed(made):
+                if not wanted.isdisjoint(node.output):
+                    kept.append(node)
+                    is_known = is_old and node is self.nodes[i]
+                    wanted.update(self._operands[i] if is_known else node.input)
+                    wanted.update(self._captured.get(i, ()) if is_known else ())
+                    wanted.discard("")
+        return kept[::-1]
