@@ -78,8 +78,8 @@ def joined(model: onnx.ModelProto) -> Counter[str]:
         (["Mul y s -> ys", "Sub x ys -> a", "Mul x s -> xs", "Sub a xs -> z"], {"GatedAdd": 2, "Expand": 1, "Neg": 1}),
         (["Mul y y -> yy", "Mul yy third -> c", "Mul x third -> d", "Add c d -> z"], {"GatedAdd": 1, "Mul": 2}),
     ],
-    ids=["constant", "turned", "difference", "rows", "rows of a difference", "number", "vector of one",
-         "one gate for two", "two products"],
+    ids=["constant", "turned", "difference", "rows", "sum of two", "sum of three", "rows of a difference", "number",
+         "vector of one", "one gate for two", "two products"],
 )  # fmt: skip
 def test_a_sum_with_a_factor_is_one_node(nodes: list[str], expected: dict[str, int]):
     assert joined(model_of(*nodes)) == expected
