@@ -51,9 +51,11 @@ def kernel_gradient(op, image, response, windows, group, w):
     is_sliced = windows.n_taps == 1 or c <= FEW_CHANNELS
     form, n_at_once = _form(op, image, response, windows, group, w)
     numbers = None if is_sliced else _pixel_numbers(op, padded, response, windows)
-    if form is _summed and windows.has_sizes:
-        padded = image  # samples are padded when their turn comes
-    dw = form(op, padded, response, windows, group, w, numbers, n_at_once)
+    if form is _summed:
+        source = image if windows.has_sizes else padded  # if sizes are known, samples are padded when their turn comes
+        dw = _summed(op, source, response, windows, group, w, numbers, n_at_once)
+    else:
+        dw = form(op, padded, response, windows, group, w, numbers)
     if is_sliced:
         return op.reshape_like(dw, w)
     dw = op.Reshape(dw, [group * m, windows.n_taps, c])
@@ -63,14 +65,19 @@ def kernel_gradient(op, image, response, windows, group, w):
 def _form(op, image, response, windows, group, w):
     """Return the function that makes the gradient, and how many samples it lays out at once, None for all."""
     n = image.shape[0] if image.shape is not None else None
+    size, channels = image.dtype.itemsize, group * w.shape[1]
     n_pixels = np.prod(windows.response) if windows.has_sizes else np.inf
-    pixel = group * w.shape[1] * windows.n_taps * image.dtype.itemsize
+    pixel = channels * windows.n_taps * size
     columns = pixel * n_pixels if windows.n_taps > 1 else 0
-    product = np.prod(w.shape) * image.dtype.itemsize
-    most = max(MOST_BYTES, BATCH_BYTES // n) if isinstance(n, int) and n > 0 else MOST_BYTES
+    product = np.prod(w.shape) * size
+    most = MOST_BYTES
+    if windows.has_sizes:
+        most = max(most, (channels * np.prod(windows.image) + w.shape[0] * n_pixels) * size)
+    if isinstance(n, int) and n > 0:
+        most = max(most, BATCH_BYTES // n)
     if n in (0, 1) or max(columns, product) <= most:
         return _batched, None
-    if group == 1 and columns <= most and n_pixels < w.shape[0]:
+    if columns <= most and n_pixels < w.shape[0] // group:
         return _joined, None
     if columns < np.inf:
         return _summed, max(1, int(STEP_BYTES / max(columns, product)))
@@ -78,45 +85,40 @@ def _form(op, image, response, windows, group, w):
     return _summed, op.Max(op.Min(by_columns, STEP_BYTES // product), 1)
 
 
-def _laid_out(op, padded, response, windows, group, w, numbers):
-    """Return response (N, group, M / group, O) and columns (N, group, C / group * K, O).
-
-    Where pixels are gathered, by their numbers, the columns are (N, group, O, K * C / group).
-    """
+def _batched(op, padded, response, windows, group, w, numbers):
+    """One product for each sample, and their sum: (group, M / group, C / group * K), with K first where gathered."""
     m, c = w.shape[0] // group, w.shape[1]
     rows = op.Reshape(response, op.vector([0, group, m], pixel_count(op, response)))
     if numbers is None:
-        return rows, _sliced_columns(op, padded, response, windows, group, c)
-    return rows, _gathered_columns(op, padded, response, windows, group, c, numbers)
-
-
-def _batched(op, padded, response, windows, group, w, numbers, n_at_once):
-    """One product for each sample, and their sum: (group, M / group, C / group * K), with K first where gathered."""
-    rows, columns = _laid_out(op, padded, response, windows, group, w, numbers)
-    if numbers is None:
-        columns = op.Transpose(columns, perm=[0, 1, 3, 2])
+        columns = op.Transpose(_sliced_columns(op, padded, response, windows, group, c), perm=[0, 1, 3, 2])
+    else:
+        pixels = _gathered_pixels(op, padded, numbers, group, c)
+        columns = op.Reshape(pixels, op.vector([0, group], pixel_count(op, response), [windows.n_taps * c]))
     return op.ReduceSum(op.MatMul(rows, columns), [0], keepdims=0)
 
 
-def _joined(op, padded, response, windows, group, w, numbers, n_at_once, total=None):
-    """One product, which sums over pixels and samples, and adds what is given: (M, C * K), with K first likewise."""
-    rows, columns = _laid_out(op, padded, response, windows, group, w, numbers)
-
-    def beside(samples):  # (N, 1, A, O) to (A, N * O)
-        return samples if n_at_once == 1 else op.Transpose(samples, perm=[1, 2, 0, 3])
-
-    n_columns = w.shape[1] * windows.n_taps
-    rows = op.Reshape(beside(rows), [w.shape[0], -1])
+def _joined(op, padded, response, windows, group, w, numbers, total=None):
+    """One product, which sums over pixels and samples, and adds what is given: (group,) M / group, C / group * K."""
+    m, c = w.shape[0] // group, w.shape[1]
+    groups = [] if group == 1 else [group]
+    rows = op.Reshape(response, op.vector([0, group, m], pixel_count(op, response)))
+    rows = op.Reshape(op.Transpose(rows, perm=[1, 2, 0, 3]), [*groups, m, -1])
     if numbers is None:
-        return op.Gemm(rows, op.Reshape(beside(columns), [n_columns, -1]), total, transB=1)
-    return op.Gemm(rows, op.Reshape(columns, [-1, n_columns]), total)
+        columns = op.Transpose(_sliced_columns(op, padded, response, windows, group, c), perm=[1, 2, 0, 3])
+        columns = op.Reshape(columns, [*groups, windows.n_taps * c, -1])
+    else:
+        pixels = _gathered_pixels(op, padded, numbers, group, c, groups_first=group > 1)
+        columns = op.Reshape(pixels, [*groups, -1, windows.n_taps * c])
+    if group == 1:
+        return op.Gemm(rows, columns, total, transB=int(numbers is None))
+    product = op.MatMul(rows, op.Transpose(columns, perm=[0, 2, 1]) if numbers is None else columns)
+    return product if total is None else op.Add(total, product)
 
 
 def _summed(op, image, response, windows, group, w, numbers, n_at_once):
     """One of these for some samples at a time, added to the sum of those before."""
     parts = w.shape[0] // group, w.shape[1] * windows.n_taps
-    is_joined = group == 1 and (windows.n_taps == 1 or numbers is not None or n_at_once == 1)
-    shape = parts if is_joined else (group, *parts)
+    shape = parts if group == 1 else (group, *parts)
     step = op.constant([n_at_once], np.int64) if isinstance(n_at_once, int) else n_at_once
     inside = Inside(op)
     total, start = inside.input(w.dtype, shape, "total"), inside.input(np.dtype(np.int64), (), "start")
@@ -125,8 +127,11 @@ def _summed(op, image, response, windows, group, w, numbers, n_at_once):
     some, dy = (op.Slice(inside.see(v), start, end, [0]) for v in (image, response))
     some.shape, dy.shape = (v.shape and (unknown_dim(), *v.shape[1:]) for v in (image, response))
     some = windows.pad(op, some) if windows.has_sizes else some
-    operands = (some, dy, windows, group, w, None if numbers is None else inside.see(numbers), n_at_once)
-    following = _joined(op, *operands, total) if is_joined else op.Add(total, _batched(op, *operands))
+    operands = (some, dy, windows, group, w, None if numbers is None else inside.see(numbers))
+    if numbers is None:  # few channels: their products are small, and to lay out columns anew takes longer
+        following = op.Add(total, op.Reshape(_batched(op, *operands), list(shape)))
+    else:
+        following = _joined(op, *operands, total)
     body, outside = inside.body(SUM_OVER_SAMPLES, [op.shaped(following, total)])
     n = op.Max(op.size_of(image, [0]), 1)  # runtimes refuse a Scan without a step
     starts = op.Range(0, op.Squeeze(n, [0]), op.Squeeze(step, [0]))
@@ -147,12 +152,17 @@ def _sliced_columns(op, padded, response, windows, group, c):
     return op.Reshape(joined, op.vector([0, group, c * len(taps)], pixel_count(op, response)))
 
 
-def _gathered_columns(op, padded, response, windows, group, c, numbers):
-    """Return (N, group, O, K * C / group): channels last, so that each gathered pixel is one run of memory."""
+def _gathered_pixels(op, padded, numbers, group, c, *, groups_first=False):
+    """Return what windows see, (N, group, O * K, C / group): channels last, so that a pixel is one run of memory.
+
+    With ``groups_first`` the first two axes are one, (group * N, O * K, C / group).
+    """
     channels_first = op.Reshape(padded, op.vector([0, group, c], pixel_count(op, padded)))
-    pixels = op.Transpose(channels_first, perm=[0, 1, 3, 2])
-    columns = op.Gather(pixels, numbers, axis=2)
-    return op.Reshape(columns, op.vector([0, group], pixel_count(op, response), [windows.n_taps * c]))
+    if groups_first:
+        channels_first = op.Transpose(channels_first, perm=[1, 0, 2, 3])
+        joined = op.Reshape(channels_first, op.vector([-1, c], pixel_count(op, padded)))
+        return op.Gather(op.Transpose(joined, perm=[0, 2, 1]), numbers, axis=1)
+    return op.Gather(op.Transpose(channels_first, perm=[0, 1, 3, 2]), numbers, axis=2)
 
 
 def _pixel_numbers(op, padded, response, windows):
