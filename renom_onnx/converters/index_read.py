@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from renom_onnx.converters.encoding import value_type
-from renom_onnx.converters.structure import bare_model, inferred_types, label_of
+from renom_onnx.converters.structure import bare_model, drop_unused, inferred_types, label_of, subgraphs, value_names
 
 SAME = frozenset({"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
 """Operators that pass on every number of their first operand."""
@@ -64,8 +64,20 @@ class IndexRead:
 
 
 def indexing_part(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return the model without large weights; None where no input is an index."""
-    return bare_model(model, model.graph) if any(True for _ in _found(model.graph)) else None
+    """Return what inputs that are indices, and the tensors that they index, are made by; None where none is an index.
+
+    Large weights are inputs of it.
+    """
+    found = [node for node, _, _ in _found(model.graph)]
+    if not found:
+        return None
+    wanted = {name for node in found for name in node.output}
+    for node in reversed(model.graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input, *(value_names(body) for body in subgraphs(node)))
+    part = bare_model(model, model.graph, wanted)
+    drop_unused(part)
+    return part
 
 
 def index_reads(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> list[IndexRead]:

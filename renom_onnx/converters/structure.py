@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import onnx
@@ -204,22 +204,28 @@ def named_values(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [attribute for attribute in node.attribute if attribute.name in ("xs", "zs", "y")]
 
 
-def bare_model(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+def bare_model(model: onnx.ModelProto, graph: onnx.GraphProto, wanted: Set[str] | None = None) -> onnx.ModelProto:
     """Return a model of a graph for inference of types: initializers that are no settings are inputs.
 
     Args:
         model: whose functions and imports the graph uses.
         graph: of the model, or the concatenation of graph and algorithm.
+        wanted: names of the values to keep, with all that they are made by; default: everything.
     """
+
+    def kept(values: Iterable[Any]) -> list[Any]:
+        return [value for value in values if wanted is None or value.name in wanted]
+
     bare = onnx.ModelProto()
     bare.ir_version = model.ir_version
     bare.opset_import.extend(model.opset_import)
     bare.functions.extend(model.functions)
-    for field in ("node", "input", "output", "value_info"):
-        getattr(bare.graph, field).extend(getattr(graph, field))
+    bare.graph.node.extend(n for n in graph.node if wanted is None or not wanted.isdisjoint(n.output))
+    for field in ("input", "output", "value_info"):
+        getattr(bare.graph, field).extend(kept(getattr(graph, field)))
     bare.graph.name = graph.name
     declared = {value.name for value in graph.input}
-    for tensor in graph.initializer:
+    for tensor in kept(graph.initializer):
         if math.prod(tensor.dims) <= LARGEST_SETTING:
             bare.graph.initializer.append(tensor)
         elif tensor.name not in declared:

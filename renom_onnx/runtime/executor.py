@@ -13,7 +13,7 @@ import numpy as np
 
 from renom_onnx.converters.export import training_model
 from renom_onnx.converters.tree import as_bytes
-from renom_onnx.errors import ConversionError, RunError
+from renom_onnx.errors import ConversionError, IndexRangeError, RunError
 from renom_onnx.graph.distributor import Distributor, DistributorElement
 from renom_onnx.graph.node import Mutable, Node, Value, ancestors
 from renom_onnx.graph.optimizer import Optimizer
@@ -311,10 +311,17 @@ class TrainingExecutor:
         """Yield what each batch of an epoch feeds, and what a step is given of it."""
         deal = self.session.deal()
         if self._feeds_ahead:
-            yield from ahead(self._fed(deal), lambda feeds: (feeds, self.session.prepare(feeds)))
+            yield from ahead(self._fed(deal), self._prepared)
         else:
             with contextlib.closing(self._fed(deal)) as fed:
                 yield from ((feeds, feeds) for feeds in fed)
+
+    def _prepared(self, feeds: Feeds) -> tuple[Feeds, Prepared]:
+        try:
+            return feeds, self.session.prepare(feeds)
+        except IndexRangeError:
+            with index_lines(self._values()):
+                raise
 
     def _fed(self, deal: Deal | None) -> Generator[Feeds, None, None]:
         batches = self._source.row_numbers(deal) if self._is_resident else self._source.batches(deal=deal, lazily=True)

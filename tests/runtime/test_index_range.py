@@ -175,13 +175,16 @@ def test_an_executor_tells_of_what_its_data_become_with_the_users_line(devices: 
     assert str(error.value) == words + created
 
 
-def test_an_executor_tells_of_rows_that_are_read_when_they_are_needed(tmp_path: Path):
-    np.save(tmp_path / "y.npy", bad()["y"])
+@pytest.mark.parametrize(("is_ahead", "row", "of_batch"), [(False, 5, 1), (True, 2, 2)], ids=["in step", "ahead"])
+def test_an_executor_tells_of_rows_that_are_read_when_they_are_needed(
+    tmp_path: Path, is_ahead: bool, row: int, of_batch: int
+):
+    np.save(tmp_path / "y.npy", bad(row=row)["y"])
     loss, created = dealt_loss(np.load(tmp_path / "y.npy", mmap_mode="r"))
-    executor = loss.get_training_executor(g.Sgd(0.1), ["cpu"])
+    executor = loss.get_training_executor(g.Sgd(0.1), ["cpu"], feed_ahead=is_ahead)
     with pytest.raises(rm.IndexRangeError) as error:
         executor.execute(progress=False)
-    assert str(error.value) == TOO_LARGE.format(scores="output").replace("row 5", "row 1") + created
+    assert str(error.value) == TOO_LARGE.format(scores="output").replace("row 5", f"row {of_batch}") + created
 
 
 def test_an_executor_tells_of_validation_data_before_it_trains():
