@@ -103,22 +103,22 @@ class ParallelTrainingSession(Trainable):
         self._dealt = step.dealt
         self._n_buffers = len(step.stages) - 1
         self._n_exact = step.n_exact
-        options = {"threads": threads, "spinning": spinning, "cuda": cuda}
+        self._model_of = partial(StepModel, kind=kind, options={"threads": threads, "spinning": spinning, "cuda": cuda})
         *computing, updating = [stage.model for stage in step.stages]
-        models = [StepModel(model, kind, options, tune=tune) for model in computing]
+        models = [self._model_of(model, tune=tune) for model in computing]
         # All devices must update alike, and so nothing is measured there. An update is never undone: devices agree on
         # the sums before, and one that stops ends the session.
-        models.append(StepModel(updating, kind, options, writes=step.bindings, joined=joined))
+        models.append(self._model_of(updating, writes=step.bindings, joined=joined))
         state, settings = self._step.state, self._step.optional
         self._replicas = [
-            Replica(step, models, joined, state, settings, self._resident, device, options) for device in self.devices
+            Replica(step, models, joined, state, settings, self._resident, device) for device in self.devices
         ]
         self._step.state.clear()
         self._loss = LossBuffer(self._replicas[0].loss)
         self._team = Team(len(self.devices))
         self._broken: str | None = None
         self._has_seen_feeds = False
-        self._evaluations: dict[bool, tuple[ParallelEvaluation, list[FeedSpec]]] = {}
+        self._evaluations: dict[bool, tuple[ParallelEvaluation, list[FeedSpec], StepModel]] = {}
         self._join()
 
     def _join(self) -> None:
@@ -243,24 +243,22 @@ class ParallelTrainingSession(Trainable):
         """Return the evaluation, and for each device that has rows what it gives and how many they are."""
         given = {name: array for name, array in feeds.items() if name not in self._step.optional}
         with_loss = self._wants_loss(given)
-        evaluation, specs = self._evaluation(with_loss=with_loss)
+        evaluation, specs, model = self._evaluation(with_loss=with_loss)
         arrays, _ = check_feeds(f"{type(self).__name__}.evaluate", specs, given)
         rows = deal(len(arrays[evaluation.dealt[0]]), len(self._replicas)) if evaluation.dealt else [slice(0, 1)]
         is_none = isinstance(feeds, Shard)  # which has rows or nothing to do; a whole batch of no rows is run
         rows = [bounds for i, bounds in enumerate(rows) if (i == 0 and not is_none) or bounds.stop > bounds.start]
         parts = [{n: a[bounds] if n in evaluation.dealt else a for n, a in arrays.items()} for bounds in rows]
-        jobs: list[Job] = [
-            partial(r.evaluate, with_loss, evaluation, p) for r, p in zip(self._replicas, parts, strict=False)
-        ]
+        jobs: list[Job] = [partial(r.evaluate, model, p) for r, p in zip(self._replicas, parts, strict=False)]
         jobs += [dict] * (len(self._replicas) - len(jobs))
         found = self._run(jobs, [Part(arrays, {}, 0, 1.0)], "evaluate")[: len(parts)]
         return evaluation, found, [bounds.stop - bounds.start for bounds in rows]
 
-    def _evaluation(self, *, with_loss: bool) -> tuple[ParallelEvaluation, list[FeedSpec]]:
+    def _evaluation(self, *, with_loss: bool) -> tuple[ParallelEvaluation, list[FeedSpec], StepModel]:
         if with_loss not in self._evaluations:
             made = parallel_evaluation(self._lowered, self._step, with_loss=with_loss)
             specs = [FeedSpec(*t) for t in input_types(made.model.graph) if t[0] not in self._step.bindings]
-            self._evaluations[with_loss] = (made, specs)
+            self._evaluations[with_loss] = (made, specs, self._model_of(made.model))
         return self._evaluations[with_loss]
 
     def _deal(self, feeds: Mapping[str, Any]) -> tuple[list[Part], dict[str, Array]]:

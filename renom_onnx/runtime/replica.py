@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from renom_onnx.converters.data_parallel import DistributedStep
-from renom_onnx.converters.parallel_evaluation import ParallelEvaluation
-from renom_onnx.converters.tree import as_bytes
-from renom_onnx.converters.variants import for_device
 from renom_onnx.graph.random import FIRST_SAMPLE
 from renom_onnx.runtime.chain import Chain, Memory, Slot
-from renom_onnx.runtime.cuda import CudaOptions
 from renom_onnx.runtime.device import Device
-from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.sizes import BySize
 from renom_onnx.runtime.state import State
-from renom_onnx.runtime.step_model import StepModel
+from renom_onnx.runtime.step_model import StepModel, open_chain
 from renom_onnx.runtime.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -68,7 +63,6 @@ class Replica:
         settings: learning rate and the like by name.
         resident: data that stay on the device, by the name of their input.
         device: where it is.
-        options: of the sessions, for `open_session`.
     """
 
     def __init__(
@@ -80,12 +74,9 @@ class Replica:
         settings: Mapping[str, Array],
         resident: Mapping[str, Array],
         device: Device,
-        options: Mapping[str, Any],
     ) -> None:
         self.device = device
-        self._share, self._models, self._options = step.share, models, options
-        cuda: CudaOptions | None = options["cuda"]
-        self._captures = cuda is not None and cuda.cuda_graph
+        self._share, self._models = step.share, models[:-1]
         self.state = State(arrays, joined, models[-1].in_place, device)
         self.settings = {name: Tensor.from_array(array, device, name) for name, array in settings.items()}
         buffers = [stage.buffer for stage in step.stages if stage.buffer is not None]
@@ -96,12 +87,12 @@ class Replica:
         written = {step.loss: self.loss, **{buffer.name: buffer for buffer in self.buffers}}
         self._memory = Memory(device, self.state, step.bindings, written, fixed)
         # Not captured, because it writes over state: see `renom_onnx.runtime.capture`.
-        self._update = Chain([models[-1].open(self._memory, {})], self._memory).take({})
+        self._update = open_chain(models[-1:], self._memory, {}, is_first=False).take({})
         known = self._memory.held(0)
         self._update_feeds = [name for name in step.stages[-1].inputs if name not in known]
         self._chains: BySize[Chain] = BySize()
         self._slot: Slot | None = None
-        self._evaluations: dict[Any, Any] = {}
+        self._evaluations: dict[StepModel, Any] = {}
 
     def prepare(self, part: Part) -> PreparedPart:
         """Copy a part to the device, which may run a step meanwhile."""
@@ -129,21 +120,16 @@ class Replica:
         self._update.run()
         self.state.advance()
 
-    def evaluate(self, key: Any, evaluation: ParallelEvaluation, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def evaluate(self, model: StepModel, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs of an evaluation with today's weights.
 
         Args:
-            key: of the evaluation, whose session is kept.
-            evaluation: what to run.
+            model: of the evaluation, whose session is kept.
             feeds: a part of the rows.
         """
-        if key not in self._evaluations:
-            model = as_bytes(for_device(evaluation.model, self.device.kind))
-            self._evaluations[key] = open_session(model, self.device, **self._options)
-        return self.state.evaluate(self._evaluations[key], feeds)
+        if model not in self._evaluations:
+            self._evaluations[model] = model.open(self._memory, None)
+        return self.state.evaluate(self._evaluations[model], feeds)
 
     def _open_chain(self, dims: Mapping[str, int] | None) -> Chain:
-        """Return the sessions of the computing stages; those of the first size are captured, if that is asked for."""
-        captures = self._captures and dims is not None and not len(self._chains)
-        sessions = [model.open(self._memory, dims, captures=captures) for model in self._models[:-1]]
-        return Chain(sessions, self._memory, captures=captures)
+        return open_chain(self._models, self._memory, dims, is_first=not len(self._chains))

@@ -1,4 +1,4 @@
-"""`StepModel`: what becomes of a step, or of one stage of it, when its device and its sizes are known."""
+"""`StepModel`: what becomes of a step, of one stage of it, or of an evaluation when device and sizes are known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from renom_onnx.converters.training_info import TrainingStep
 from renom_onnx.converters.tree import as_bytes, of_bytes
 from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.assignment import check_assignment
-from renom_onnx.runtime.chain import Memory
+from renom_onnx.runtime.chain import Chain, Memory
 from renom_onnx.runtime.cuda import CudaOptions, provider_names
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.specialization import for_sizes
@@ -24,6 +24,8 @@ from renom_onnx.runtime.tuning import tuned
 
 MAX_PLANNED = 1 << 24
 """Bytes of all values that a step on a CPU makes, up to which its session plans their memory."""
+KEPT_BYTES = 1 << 24
+"""Of a model that is kept for the next device of the same sizes; one that is larger has weights that nobody trains."""
 
 
 def for_kind(step: TrainingStep, kind: str) -> tuple[TrainingStep, Joined]:
@@ -32,7 +34,7 @@ def for_kind(step: TrainingStep, kind: str) -> tuple[TrainingStep, Joined]:
 
 
 class StepModel:
-    """Opens the sessions of a step, or of one stage of it.
+    """Opens the sessions of a step, of one stage of it, or of an evaluation.
 
     Args:
         model: its graph.
@@ -45,6 +47,7 @@ class StepModel:
 
     Attributes:
         in_place: states that every session of it writes over.
+        is_captured: whether runs are to be captured as CUDA graphs.
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class StepModel:
         self._kind = kind
         self._opset = default_opset(model)
         self._options = options
-        self._cuda: CudaOptions = options["cuda"] or CudaOptions()
+        cuda: CudaOptions = options["cuda"] or CudaOptions()
+        self.is_captured, self._is_strict = cuda.cuda_graph, cuda.strict
         self._tunes = tune and kind == "cpu"
         self._safe = partial(in_place, bindings=writes or {}, aliases=joined, survives_errors=survives_errors)
-        self.in_place = self._safe(model)
+        self.in_place = self._safe(model) if writes else set()
+        self._latest: tuple[object, bytes] = None, b""
 
     def open(self, memory: Memory, dims: Mapping[str, int] | None, *, captures: bool = False) -> Any:
         """Return a session.
@@ -80,7 +85,7 @@ class StepModel:
             RunError: onnxruntime refused the model.
         """
         device = memory.device
-        checks = device.kind == "cuda" and dims is not None and (captures or self._cuda.strict)
+        checks = device.kind == "cuda" and dims is not None and (captures or self._is_strict)
         forms = self._tuned(memory, dims) if self._tunes and dims is not None else None
         model = self._specialized(memory, dims, forms)
         plan = self._plans(dims)
@@ -93,19 +98,25 @@ class StepModel:
         self, memory: Memory, dims: Mapping[str, int] | None, forms: Collection[str] | None = None
     ) -> bytes:
         """Return the model for some sizes, in forms in which it can write over what its other sessions do."""
-        return for_sizes(self._bytes, memory.device, dims, forms, self._is_safe)
+        key = None if dims is None else (dict(dims), forms)
+        known, model = self._latest
+        if key is None or key != known:
+            model = for_sizes(self._bytes, memory.device, dims, forms, self._is_safe)
+            if len(model) <= KEPT_BYTES:
+                self._latest = key, model
+        return model
 
     def _is_safe(self, model: ModelProto) -> bool:
         return not self.in_place or self.in_place <= self._safe(model)
 
     def _plans(self, dims: Mapping[str, int] | None) -> bool | None:
         """Whether a session on a CPU plans its memory, which makes steps faster and costs what their values take."""
-        if self._kind != "cpu":
+        if self._kind != "cpu" or dims is None:
             return None
         model = of_bytes(self._bytes)
-        shapes = KnownShapes(model, dims or {})
+        shapes = KnownShapes(model, dims)
         made = [shapes.get(name) for node in model.graph.node for name in node.output if name]
-        return dims is not None and sum(4 * math.prod(sizes) for sizes in made if sizes) <= MAX_PLANNED
+        return sum(4 * math.prod(sizes) for sizes in made if sizes) <= MAX_PLANNED
 
     def _tuned(self, memory: Memory, dims: Mapping[str, int]) -> frozenset[str]:
         """Return the forms that are fastest for some sizes."""
@@ -116,3 +127,16 @@ class StepModel:
             {name: tensor.read() for name, tensor in memory.held(memory.state.current).items()},
             self._bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode(),
         )
+
+
+def open_chain(models: Sequence[StepModel], memory: Memory, dims: Mapping[str, int] | None, *, is_first: bool) -> Chain:
+    """Return the sessions of some stages for one size of the batch, or for any.
+
+    Args:
+        models: of the stages.
+        memory: what is bound to their sessions.
+        dims: see `StepModel.open`.
+        is_first: whether this is the first size, whose runs are captured if that is asked for.
+    """
+    captures = is_first and dims is not None and models[0].is_captured
+    return Chain([model.open(memory, dims, captures=captures) for model in models], memory, captures=captures)

@@ -10,8 +10,6 @@ import numpy as np
 
 from renom_onnx.converters.signature import input_types, output_types
 from renom_onnx.converters.training_info import evaluation_model
-from renom_onnx.converters.tree import as_bytes
-from renom_onnx.converters.variants import for_device
 from renom_onnx.runtime.assignment import check_capturable
 from renom_onnx.runtime.chain import Chain, Memory, Slot
 from renom_onnx.runtime.cuda import CudaOptions
@@ -19,11 +17,10 @@ from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.failure import run_error
 from renom_onnx.runtime.feed import MAX_SIGNATURES, FeedSpec, Signature, check_feeds, signature_of
 from renom_onnx.runtime.loss import Loss, LossBuffer
-from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.prepared import Prepared
 from renom_onnx.runtime.sizes import BySize
 from renom_onnx.runtime.state import State
-from renom_onnx.runtime.step_model import StepModel, for_kind
+from renom_onnx.runtime.step_model import StepModel, for_kind, open_chain
 from renom_onnx.runtime.tensor import Tensor
 from renom_onnx.runtime.trainable import Trainable
 
@@ -83,16 +80,13 @@ class TrainingSession(Trainable):
     ) -> None:
         super().__init__(model, resident, training_info)
         self.device = parse_device(device)
-        self._captures = cuda is not None and cuda.cuda_graph
-        if self._captures:
+        if cuda is not None and cuda.cuda_graph:
             check_capturable(self._step.model, str(self.device))
-        self._session_options: dict[str, Any] = {"threads": threads, "spinning": spinning, "cuda": cuda}
         kind = self.device.kind
+        self._model_of = partial(StepModel, kind=kind, options={"threads": threads, "spinning": spinning, "cuda": cuda})
         run, joined = for_kind(self._step, kind)
         writes = run.bindings if kind == "cpu" else {}  # a captured step may run more than once
-        self._step_model = StepModel(
-            run.model, kind, self._session_options, writes=writes, joined=joined, survives_errors=True, tune=tune
-        )
+        self._step_model = self._model_of(run.model, writes=writes, joined=joined, survives_errors=True, tune=tune)
         self._state = State(self._step.state, joined, self._step_model.in_place, self.device)
         self._step.state.clear()
         self._optional = self._on_device(self._step.optional)
@@ -190,9 +184,7 @@ class TrainingSession(Trainable):
         self._state.advance()
 
     def _open_run(self, dims: dict[str, int] | None) -> Chain:
-        """Return a run; that of the first size is captured, if that is asked for."""
-        captures = self._captures and dims is not None and not len(self._runs)
-        return Chain([self._step_model.open(self._memory, dims, captures=captures)], self._memory, captures=captures)
+        return open_chain([self._step_model], self._memory, dims, is_first=not len(self._runs))
 
     def evaluate(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return the inference outputs with today's weights, and the loss where its targets are fed too.
@@ -210,7 +202,7 @@ class TrainingSession(Trainable):
         with_loss = self._wants_loss(given)
         if with_loss not in self._evaluations:
             model = evaluation_model(self._lowered, self._step, with_loss=with_loss)
-            session = open_session(as_bytes(for_device(model, self.device.kind)), self.device, **self._session_options)
+            session = self._model_of(model).open(self._memory, None)
             types = [FeedSpec(*t) for t in input_types(model.graph) if t[0] not in self._step.bindings]
             self._evaluations[with_loss] = (session, types)
         session, specs = self._evaluations[with_loss]

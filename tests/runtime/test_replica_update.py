@@ -103,6 +103,25 @@ def test_gradients_that_something_else_reads_are_summed_each():
     assert {f"{name}.grad.whole" for name in ("dense1.w", "dense2.b")} <= {o for n in last.node for o in n.output}
 
 
+def test_devices_of_the_same_sizes_share_what_is_made_for_them(monkeypatch: pytest.MonkeyPatch):
+    made: list[Any] = []
+    for_sizes = step_model.for_sizes
+
+    def record(model: bytes, device: Any, sizes: Any, *rest: Any) -> bytes:
+        made.append(sizes)
+        return for_sizes(model, device, sizes, *rest)
+
+    monkeypatch.setattr(step_model, "for_sizes", record)
+    model = model_of("Adam")
+    session = session_of(model, 3)
+    losses = [float(session.step(feeds(model, rows))) for rows in (9, 9, 7)]
+    assert made == [{}, {"N": 3}, {"N": 2}]  # the update, three rows on each device, and two on two of them
+    monkeypatch.setattr(step_model, "KEPT_BYTES", 0)
+    other = session_of(model, 3)
+    assert [float(other.step(feeds(model, rows))) for rows in (9, 9, 7)] == losses
+    assert made[3:] == [{}] * 3 + [{"N": 3}] * 3 + [{"N": 2}] * 2
+
+
 # What lies in the state
 
 
