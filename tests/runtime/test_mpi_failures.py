@@ -26,8 +26,8 @@ ENDS = "raised this error, which ends the job."
 
 RAISES = {
     "step": ["ValueError: broken on purpose", f"renom_onnx: rank 1 of 3 {ENDS}"],
-    "data": ["RunError: ", "Created at failing.py:", f"renom_onnx: rank 2 of 3 {ENDS}"],
-    "caught": ["RunError: ", f"renom_onnx: rank 2 of 3 {ENDS}"],
+    "data": ["IndexRangeError: ", "Created at failing.py:", f"renom_onnx: rank 2 of 3 {ENDS}"],
+    "caught": ["IndexRangeError: ", f"renom_onnx: rank 2 of 3 {ENDS}"],
     "before": ["ValueError: broken on purpose"],
 }
 

@@ -9,10 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import renom_onnx as rm
 from tests.runtime.several import BATCH, g, images, labels
 
 VICTIM = 1
+
+
+def in_a_file(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array that no rank looks at but when it reads its rows of a batch."""
+    mapped = np.memmap(tempfile.TemporaryFile(), array.dtype, shape=array.shape)  # noqa: SIM115  (it stays open)
+    mapped[:] = array
+    return mapped
 
 
 def executor(*, bad_row: int | None = None, **placement: Any) -> Any:
@@ -20,6 +29,7 @@ def executor(*, bad_row: int | None = None, **placement: Any) -> Any:
     y = labels()
     if bad_row is not None:
         y[bad_row] = 99
+        y = in_a_file(y)
     data = g.DistributorElement(images(), y, batch_size=BATCH, shuffle=False)
     x, label = data.get_output_graphs()
     loss = g.SoftmaxCrossEntropy()(g.Dense(3)(g.Flatten()(x)), label)
