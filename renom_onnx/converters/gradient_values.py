@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import onnx
+
 from renom_onnx.converters.step_graph import StepGraph, reads
 from renom_onnx.converters.training_info import TrainingStep
 from renom_onnx.graph.function import DOMAIN
@@ -54,17 +56,19 @@ def _ends(graph: StepGraph, step: TrainingStep, of_batch: set[str], named: set[s
 
 def _side_by_side(graph: StepGraph, step: TrainingStep, gradients: Sequence[str]) -> list[str]:
     """Return gradients, with what joins some of them in the place of the first where nobody else reads these."""
-    made = graph.producers()
+    unshaped = {node.output[0]: node.input[0] for node in graph.nodes if _is(node, "Reshape")}
     read = Counter([*(name for node in graph.nodes for name in reads(node)), *step.bindings.values()])
     place = {name: name for name in gradients}
     for node in graph.nodes:
-        if (node.domain, node.op_type) != ("", "Concat"):
-            continue
-        pieces = [made[name] for name in node.input if name in made]
-        joined = [piece.input[0] for piece in pieces if (piece.domain, piece.op_type) == ("", "Reshape")]
-        if len(joined) == len(node.input) and all(name in place and read[name] == 1 for name in joined):
+        joined = [name if name in place else unshaped.get(name, name) for name in node.input]
+        is_alone = all(read[name] == 1 for name in [*node.input, *joined])
+        if _is(node, "Concat") and is_alone and place.keys() >= set(joined):
             place.update(dict.fromkeys(joined, node.output[0]))
     return list(dict.fromkeys(place.values()))
+
+
+def _is(node: onnx.NodeProto, op_type: str) -> bool:
+    return (node.domain, node.op_type) == ("", op_type)
 
 
 def _is_fixed(graph: StepGraph, name: str, of_batch: set[str]) -> bool:
