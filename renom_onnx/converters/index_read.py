@@ -8,7 +8,18 @@ from dataclasses import dataclass
 import onnx
 
 from renom_onnx.converters.encoding import value_type
-from renom_onnx.converters.structure import bare_model, drop_unused, inferred_types, label_of, subgraphs, value_names
+from renom_onnx.converters.structure import (
+    bare_model,
+    domain_of,
+    drop_unused,
+    inferred_types,
+    label_of,
+    subgraphs,
+    value_names,
+)
+from renom_onnx.converters.surgery.inlining import inline_calls
+from renom_onnx.errors import ConversionError
+from renom_onnx.graph.function import DOMAIN
 
 SAME = frozenset({"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
 """Operators that pass on every number of their first operand."""
@@ -68,6 +79,7 @@ def indexing_part(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     Large weights are inputs of it.
     """
+    model = _without_foreign_calls(model)
     found = [node for node, _, _ in _found(model.graph)]
     if not found:
         return None
@@ -78,6 +90,16 @@ def indexing_part(model: onnx.ModelProto) -> onnx.ModelProto | None:
     part = bare_model(model, model.graph, wanted)
     drop_unused(part)
     return part
+
+
+def _without_foreign_calls(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with those functions written out that an exporter wrote; they may look up what they are given."""
+    if all(domain_of(function) == DOMAIN for function in model.functions):
+        return model
+    try:
+        return inline_calls(bare_model(model, model.graph), lambda key: key[0] != DOMAIN)
+    except ConversionError:  # functions that onnxruntime may write out, or refuse, by itself
+        return model
 
 
 def index_reads(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> list[IndexRead]:

@@ -330,6 +330,43 @@ def test_a_file_made_trainable_names_indices_and_labels():
         np.testing.assert_array_equal(session.read(name), value)
 
 
+def test_an_index_that_a_function_of_the_file_looks_up_is_named():
+    look_up = helper.make_function(
+        "of.an.exporter",
+        "LookUp",
+        ["table", "ids"],
+        ["found"],
+        [helper.make_node("Gather", ["table", "ids"], ["found"], name="gather")],
+        [helper.make_opsetid("", 18)],
+    )
+    nodes = [
+        helper.make_node("LookUp", ["table", "ids"], ["found"], domain="of.an.exporter", name="embedding"),
+        helper.make_node("ReduceMean", ["found", "axes"], ["y"], keepdims=0),
+    ]
+    weights = [onnx.numpy_helper.from_array(rows(600), "table"), onnx.numpy_helper.from_array(np.array([1]), "axes")]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", 2])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
+    proto = helper.make_model(
+        helper.make_graph(nodes, "exported", [ids], [out], weights),
+        functions=[look_up],
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("of.an.exporter", 1)],
+        ir_version=10,
+    )
+    words = (
+        "Gather: indices must be -600 to 599, for 600 along axis 0 of 'table', got 'ids' with 600 in row 1. Indices "
+        "count from 0: correct them, or make 'table' larger. It is node 'embedding/Gather' of the model."
+    )
+    feeds = {"ids": np.array([[0, 0], [1, 600]])}
+    trainable = rm.make_trainable(proto, loss="mean_squared", optimizer=g.Sgd(0.1))
+    for run in (
+        lambda: InferenceSession(proto, "cpu").run(feeds),
+        lambda: TrainingSession(trainable, "cpu").step({**feeds, "labels": rows(2)}),
+    ):
+        with pytest.raises(rm.IndexRangeError) as error:
+            run()
+        assert str(error.value) == words
+
+
 def test_an_index_into_data_is_judged_by_the_sizes_that_were_fed():
     nodes = [helper.make_node("Gather", ["x", "i"], ["y"], axis=1, name="pick")]
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "C"]) for name in "xy"]
