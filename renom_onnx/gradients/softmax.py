@@ -7,10 +7,10 @@ from renom_onnx.gradients.registry import gradient
 
 @gradient("Softmax")
 def softmax(op, dy, y, x, *, axis):
-    """dx = y (dy - sum over axis of dy y); 0 where y is NaN, in rows that a mask covers wholly."""
+    """dx = dy y - y (sum over axis of dy y); 0 where y is NaN, in rows that a mask covers wholly."""
     y = _without_nan(op, y)
-    total = op.ReduceSum(op.Mul(dy, y), [axis], keepdims=1)
-    return op.Mul(y, op.Sub(dy, total))
+    along = op.Mul(dy, y)
+    return op.Sub(along, op.Mul(y, op.ReduceSum(along, [axis], keepdims=1)))
 
 
 def _without_nan(op, y):
