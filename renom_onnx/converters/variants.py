@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from renom_onnx.converters.step_graph import attribute
+from renom_onnx.gradients.kernel_gradient import SUM_OVER_SAMPLES
 
 Nodes = list[onnx.NodeProto]
 Variant = Callable[[onnx.NodeProto, str], "Nodes | None"]
@@ -110,3 +111,36 @@ def _unpool_by_scatter(node: onnx.NodeProto, prefix: str) -> Nodes | None:
 
 
 VARIANTS["cuda"]["", "MaxUnpool"] = _unpool_by_scatter
+
+
+def _samples_at_once(node: onnx.NodeProto, prefix: str) -> Nodes | None:
+    """The steps of a Scan over some samples each, which spare a CPU's caches, as one step for all.
+
+    A GPU is kept busy by large kernels and waits for control flow, which no CUDA graph can record.
+    """
+    body = attribute(node, "body", None)
+    if body is None or body.name != SUM_OVER_SAMPLES:
+        return None
+    op = Writer(prefix)
+    total, start = (value.name for value in body.input)
+    outside = {total: node.input[0]}
+    for tensor in body.initializer:
+        outside[tensor.name] = op.op("Constant", value=tensor)
+    of_step = {start}
+    for inner in body.node:
+        if of_step.isdisjoint(inner.input):
+            here = onnx.NodeProto()
+            here.CopyFrom(inner)
+            here.input[:] = [outside.get(name, name) for name in inner.input]
+            here.output[:] = [f"{prefix}.{name}" for name in inner.output]
+            outside.update(zip(inner.output, here.output, strict=True))
+            op.nodes.append(here)
+        elif inner.op_type == "Slice":  # of the samples of a step
+            outside[inner.output[0]] = outside.get(inner.input[0], inner.input[0])
+        else:
+            of_step.update(inner.output)
+    op.op("Identity", outside[body.output[0].name], output=node.output[0])
+    return op.nodes
+
+
+VARIANTS["cuda"]["", "Scan"] = _samples_at_once

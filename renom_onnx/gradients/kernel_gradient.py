@@ -15,6 +15,8 @@ sums over pixels and samples.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from renom_onnx.gradients.window import pixel_count
@@ -37,8 +39,15 @@ STEP_BYTES = 4 << 20
 """The most that those of one step take, where samples are laid out by and by, unless a single one has more: on a CPU,
 steps of 16 MiB are slower, and those of less are no faster."""
 
-SUM_OVER_SAMPLES = "sum_over_samples"
-"""Name of the body that adds the gradient of one sample."""
+ROOM = 16 << 20
+"""What a sample may have where a device takes the steps of all samples at once."""
+
+SUM_OVER_SAMPLES = "renom_onnx.sum_over_samples"
+"""Name of the body that adds the gradient of some samples to a sum; it is right for any number of them. A device may
+run it once, for all."""
+
+SUM_OVER_LARGE_SAMPLES = "renom_onnx.sum_over_large_samples"
+"""Name of the same where a sample has more than `ROOM`."""
 
 
 def kernel_gradient(op, image, response, windows, group, w):
@@ -49,13 +58,9 @@ def kernel_gradient(op, image, response, windows, group, w):
         depthwise = _by_rows if _has_short_rows(windows) else _by_taps
         return op.reshape_like(depthwise(op, padded, response, windows), w)
     is_sliced = windows.n_taps == 1 or c <= FEW_CHANNELS
-    form, n_at_once = _form(op, image, response, windows, group, w)
     numbers = None if is_sliced else _pixel_numbers(op, padded, response, windows)
-    if form is _summed:
-        source = image if windows.has_sizes else padded  # if sizes are known, samples are padded when their turn comes
-        dw = _summed(op, source, response, windows, group, w, numbers, n_at_once)
-    else:
-        dw = form(op, padded, response, windows, group, w, numbers)
+    form = _form(op, image, response, windows, group, w)
+    dw = form(op, padded, response, windows, group, w, numbers)
     if is_sliced:
         return op.reshape_like(dw, w)
     dw = op.Reshape(dw, [group * m, windows.n_taps, c])
@@ -63,7 +68,7 @@ def kernel_gradient(op, image, response, windows, group, w):
 
 
 def _form(op, image, response, windows, group, w):
-    """Return the function that makes the gradient, and how many samples it lays out at once, None for all."""
+    """Return the function that makes the gradient."""
     n = image.shape[0] if image.shape is not None else None
     size, channels = image.dtype.itemsize, group * w.shape[1]
     n_pixels = np.prod(windows.response) if windows.has_sizes else np.inf
@@ -76,13 +81,18 @@ def _form(op, image, response, windows, group, w):
     if isinstance(n, int) and n > 0:
         most = max(most, BATCH_BYTES // n)
     if n in (0, 1) or max(columns, product) <= most:
-        return _batched, None
+        return _batched
     if columns <= most and n_pixels < w.shape[0] // group:
-        return _joined, None
+        return _joined
     if columns < np.inf:
-        return _summed, max(1, int(STEP_BYTES / max(columns, product)))
-    by_columns = op.Div(op.constant([STEP_BYTES // pixel], np.int64), op.Max(pixel_count(op, response), 1))
-    return _summed, op.Max(op.Min(by_columns, STEP_BYTES // product), 1)
+        sample = max(columns, product)
+        name = SUM_OVER_SAMPLES if sample <= ROOM else SUM_OVER_LARGE_SAMPLES
+        step = op.constant([max(1, int(STEP_BYTES / sample))], np.int64)
+    else:
+        name = SUM_OVER_SAMPLES
+        step = op.Div(op.constant([STEP_BYTES // pixel], np.int64), op.Max(pixel_count(op, response), 1))
+        step = op.Max(op.Min(step, STEP_BYTES // product), 1)
+    return functools.partial(_summed, image=image, step=step, name=name)
 
 
 def _batched(op, padded, response, windows, group, w, numbers):
@@ -115,24 +125,24 @@ def _joined(op, padded, response, windows, group, w, numbers, total=None):
     return product if total is None else op.Add(total, product)
 
 
-def _summed(op, image, response, windows, group, w, numbers, n_at_once):
-    """One of these for some samples at a time, added to the sum of those before."""
+def _summed(op, padded, response, windows, group, w, numbers, *, image, step, name):
+    """One of these for some samples at a time, as many as ``step`` says, added to the sum of those before."""
     parts = w.shape[0] // group, w.shape[1] * windows.n_taps
     shape = parts if group == 1 else (group, *parts)
-    step = op.constant([n_at_once], np.int64) if isinstance(n_at_once, int) else n_at_once
+    source = image if windows.has_sizes else padded  # where sizes are known, samples are padded when their turn comes
     inside = Inside(op)
     total, start = inside.input(w.dtype, shape, "total"), inside.input(np.dtype(np.int64), (), "start")
     start = op.Unsqueeze(start, [0])
     end = op.Add(start, inside.see(step))
-    some, dy = (op.Slice(inside.see(v), start, end, [0]) for v in (image, response))
-    some.shape, dy.shape = (v.shape and (unknown_dim(), *v.shape[1:]) for v in (image, response))
+    some, dy = (op.Slice(inside.see(v), start, end, [0]) for v in (source, response))
+    some.shape, dy.shape = (v.shape and (unknown_dim(), *v.shape[1:]) for v in (source, response))
     some = windows.pad(op, some) if windows.has_sizes else some
     operands = (some, dy, windows, group, w, None if numbers is None else inside.see(numbers))
     if numbers is None:  # few channels: their products are small, and to lay out columns anew takes longer
         following = op.Add(total, op.Reshape(_batched(op, *operands), list(shape)))
     else:
         following = _joined(op, *operands, total)
-    body, outside = inside.body(SUM_OVER_SAMPLES, [op.shaped(following, total)])
+    body, outside = inside.body(name, [op.shaped(following, total)])
     n = op.Max(op.size_of(image, [0]), 1)  # runtimes refuse a Scan without a step
     starts = op.Range(0, op.Squeeze(n, [0]), op.Squeeze(step, [0]))
     return op.Scan(_zeros(op, w, shape), starts, *outside, body=body, num_scan_inputs=1)

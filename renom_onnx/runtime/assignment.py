@@ -99,6 +99,7 @@ def check_assignment(session: Any, device: str, wanted: Collection[str], opset: 
 
 def check_capturable(model: ModelProto, device: str) -> None:
     """Raise DeviceError if a step has control flow, which a CUDA graph cannot record."""
+    model = for_device(model, "cuda")
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     found = [node for node in nodes if node.domain == "" and node.op_type in CONTROL_FLOW]
     if found:

@@ -12,11 +12,16 @@ import pytest
 from onnx import TensorProto, helper
 
 import renom_onnx as rm
+from renom_onnx.converters import vjp
 from renom_onnx.converters.doctor.kernels import CUDA, has_kernel
 from renom_onnx.converters.importer import import_graph
+from renom_onnx.converters.structure import all_nodes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.converters.variants import for_device
+from renom_onnx.gradients.kernel_gradient import ROOM
 from tests.converters.programs import LOSSES, Program, feeds
+from tests.gradients.test_convolution import Shape, convolve
+from tests.gradients.window_case import in_float64, one_node
 from tests.zoo.test_zoo import MODELS
 
 
@@ -71,6 +76,35 @@ def test_unpooling_into_a_stated_size_is_kept():
     node = helper.make_node("MaxUnpool", ["x", "i", "s"], ["y"], kernel_shape=[2, 2])
     model = helper.make_model(helper.make_graph([node], "unpool", [], []), opset_imports=[helper.make_opsetid("", 18)])
     assert for_device(model, "cuda").graph.node[0].op_type == "MaxUnpool"
+
+
+LARGE = [
+    Shape((8, 4), (34, 33), (3, 3), pads=(1, 1, 1, 1), n=5),
+    Shape((16, 8), (40, 36), (3, 3), (1, 2), pads=(1, 1, 1, 1), group=2, n=30),
+    Shape((3, 4), (54, 52), (3, 3), n=40),
+]
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("has_symbols", [False, True], ids=["numbers", "symbols"])
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_cuda_takes_all_samples_of_a_large_convolution_at_once(shape: Shape, has_symbols: bool, inline: bool):
+    feeds = shape.feeds()
+    model = vjp(one_node("Conv", feeds, has_symbols=has_symbols, **shape.attributes), inline=inline)
+    changed = for_device(model, "cuda")
+    scans = [sum(node.op_type == "Scan" for node in all_nodes(m)) for m in (model, changed)]
+    assert scans == [1, 0]
+    given = {**feeds, "y_grad": np.ones(convolve(shape, *in_float64(feeds)).shape, "f")}
+    for portable, other in zip(run(model, given), run(changed, given), strict=True):
+        np.testing.assert_array_equal(other, portable)  # whole numbers, which float32 sums exactly
+
+
+def test_cuda_takes_very_large_samples_by_and_by():
+    shape = Shape((32, 8), (130, 128), (3, 3))
+    assert ROOM < 32 * 9 * 128 * 126 * 4
+    model = vjp(one_node("Conv", shape.feeds(), **shape.attributes))
+    assert for_device(model, "cuda") is not model
+    assert "Scan" in {node.op_type for node in all_nodes(for_device(model, "cuda"))}
 
 
 # By the list of kernels that onnxruntime-gpu registers: what runs on CUDA can be told without a GPU

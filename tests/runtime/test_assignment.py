@@ -10,9 +10,10 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import to_training_onnx
+from renom_onnx.converters.structure import all_nodes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.runtime import CudaOptions, ParallelTrainingSession, TrainingSession, nodes_elsewhere
-from renom_onnx.runtime.assignment import check_assignment, elsewhere
+from renom_onnx.runtime.assignment import check_assignment, check_capturable, elsewhere
 from renom_onnx.runtime.device import Device
 from renom_onnx.runtime.opening import open_session
 from tests.converters.programs import Program
@@ -93,3 +94,11 @@ def test_control_flow_is_not_captured(session: Any):
         'device "cpu": a step that is captured as a CUDA graph must have no control flow, got Scan '
     )
     assert message.endswith(". Train without cuda_graph.")
+
+
+def test_a_step_whose_control_flow_cuda_does_without_is_captured():
+    layers = [rm.graph.Conv(4, kernel=3), rm.graph.GlobalAvgPool(), rm.graph.Flatten()]
+    loss = rm.graph.ConstantLoss()(rm.graph.Sequential(layers)(np.zeros((2, 8, 36, 36), np.float32)))
+    model = to_training_onnx(loss, rm.graph.Sgd(0.1))
+    assert "Scan" in {node.op_type for node in all_nodes(training_step(model).model)}
+    check_capturable(training_step(model).model, "cuda:0")
