@@ -34,6 +34,7 @@ def for_sizes(
     sizes: Mapping[str, int] | None,
     forms: Collection[str] | None = None,
     is_safe: Callable[[ModelProto], bool] = lambda model: True,
+    shapes: KnownShapes | None = None,
 ) -> bytes:
     """Return a step with the bodies that are best for a device and sizes.
 
@@ -44,11 +45,12 @@ def for_sizes(
         forms: which of `FORMS` to use; default: all.
         is_safe: whether a changed step leaves alone what it must; a form without which it does is left out, else all
             are, and the log tells so.
+        shapes: of the step's values for these sizes, where somebody has asked for some of them before.
     """
     if device.kind != "cpu" or sizes is None:
         return model
     proto = changed = of_bytes(model)
-    shapes = KnownShapes(proto, sizes)
+    shapes = shapes or KnownShapes(proto, sizes)
     chosen = [name for name in FORMS if forms is None or name in forms]
     for left_out in [set(), *({name} for name in reversed(chosen)), set(chosen)]:
         changed = proto

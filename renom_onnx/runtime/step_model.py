@@ -70,7 +70,7 @@ class StepModel:
         self._tunes = tune and kind == "cpu"
         self._safe = partial(in_place, bindings=writes or {}, aliases=joined, survives_errors=survives_errors)
         self.in_place = self._safe(model) if writes else set()
-        self._latest: tuple[object, bytes] = None, b""
+        self._latest: tuple[object, tuple[bytes, bool | None]] = None, (b"", None)
 
     def open(self, memory: Memory, dims: Mapping[str, int] | None, *, captures: bool = False) -> Any:
         """Return a session.
@@ -87,8 +87,7 @@ class StepModel:
         device = memory.device
         checks = device.kind == "cuda" and dims is not None and (captures or self._is_strict)
         forms = self._tuned(memory, dims) if self._tunes and dims is not None else None
-        model = self._specialized(memory, dims, forms)
-        plan = self._plans(dims)
+        model, plan = self._specialized(memory, dims, forms)
         session = open_session(model, device, dims=dims, capture=captures, record=checks, plan=plan, **self._options)
         if checks:
             check_assignment(session, str(device), provider_names(), self._opset)
@@ -96,37 +95,44 @@ class StepModel:
 
     def _specialized(
         self, memory: Memory, dims: Mapping[str, int] | None, forms: Collection[str] | None = None
-    ) -> bytes:
-        """Return the model for some sizes, in forms in which it can write over what its other sessions do."""
-        key = None if dims is None else (dict(dims), forms)
-        known, model = self._latest
-        if key is None or key != known:
-            model = for_sizes(self._bytes, memory.device, dims, forms, self._is_safe)
-            if len(model) <= KEPT_BYTES:
-                self._latest = key, model
-        return model
+    ) -> tuple[bytes, bool | None]:
+        """Return the model for some sizes, in forms in which it can write over what its other sessions do.
+
+        Returns:
+            The model, and whether its session plans its memory.
+        """
+        if dims is None or self._kind != "cpu":
+            return self._bytes, None
+        key = dict(dims), forms
+        known, found = self._latest
+        if key != known:
+            proto = of_bytes(self._bytes)
+            shapes = KnownShapes(proto, dims)
+            plan = _plans(proto, shapes)
+            found = for_sizes(self._bytes, memory.device, dims, forms, self._is_safe, shapes), plan
+            if len(found[0]) <= KEPT_BYTES:
+                self._latest = key, found
+        return found
 
     def _is_safe(self, model: ModelProto) -> bool:
         return not self.in_place or self.in_place <= self._safe(model)
 
-    def _plans(self, dims: Mapping[str, int] | None) -> bool | None:
-        """Whether a session on a CPU plans its memory, which makes steps faster and costs what their values take."""
-        if self._kind != "cpu" or dims is None:
-            return None
-        model = of_bytes(self._bytes)
-        shapes = KnownShapes(model, dims)
-        made = [shapes.get(name) for node in model.graph.node for name in node.output if name]
-        return sum(4 * math.prod(sizes) for sizes in made if sizes) <= MAX_PLANNED
-
     def _tuned(self, memory: Memory, dims: Mapping[str, int]) -> frozenset[str]:
         """Return the forms that are fastest for some sizes."""
         options = self._options
+        _, plan = self._specialized(memory, dims)
         return tuned(
-            partial(self._specialized, memory, dims),
-            partial(open_session, device=memory.device, dims=dims, plan=self._plans(dims), **options),
+            lambda forms: self._specialized(memory, dims, forms)[0],
+            partial(open_session, device=memory.device, dims=dims, plan=plan, **options),
             {name: tensor.read() for name, tensor in memory.held(memory.state.current).items()},
             self._bytes + repr((sorted(dims.items()), options["threads"], options["spinning"])).encode(),
         )
+
+
+def _plans(model: ModelProto, shapes: KnownShapes) -> bool:
+    """Whether a session on a CPU plans its memory, which makes steps faster and costs what their values take."""
+    made = [shapes.get(name) for node in model.graph.node for name in node.output if name]
+    return sum(4 * math.prod(sizes) for sizes in made if sizes) <= MAX_PLANNED
 
 
 def open_chain(models: Sequence[StepModel], memory: Memory, dims: Mapping[str, int] | None, *, is_first: bool) -> Chain:

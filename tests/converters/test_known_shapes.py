@@ -11,9 +11,11 @@ from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.converters.tree import as_bytes
 from renom_onnx.graph import Adam, BatchNormalize, Conv, Dense, Flatten, MaxPool, Relu, Sequential, SoftmaxCrossEntropy
+from renom_onnx.runtime import TrainingSession
 from renom_onnx.runtime.device import parse_device
-from renom_onnx.runtime.specialization import block_size, for_sizes
+from renom_onnx.runtime.specialization import block_size, for_sizes, has_gated_sums
 
+X, Y = np.ones((4, 8, 10, 10), np.float32), np.zeros(4, np.int64)
 TEXT = """<ir_version: 8, opset_import: ["": 18]>
 f (float[N, 2] x, int64[N] t, float[M] z) => (float[N, 2] y, float[M] w) { y = Abs (x) w = Abs (z) }"""
 
@@ -35,36 +37,41 @@ def test_what_is_written_out_is_known_beside_what_was():
     assert shapes["written"] == shapes["y"] == (3, 2)
 
 
-def step() -> onnx.ModelProto:
-    """Return a step that every form but that of recurrent layers changes."""
+def file() -> onnx.ModelProto:
+    """Return a file whose step every form but that of recurrent layers changes."""
     rm.set_seed(0)
-    layers = [
-        Conv(16, kernel=3),
-        BatchNormalize(),
-        Relu(),
-        MaxPool(2, stride=2),
-        Flatten(),
-        Dense(32),
-        Relu(),
-        Dense(3),
-    ]
-    x, y = np.ones((4, 8, 10, 10), np.float32), np.zeros(4, np.int64)
-    loss = SoftmaxCrossEntropy()(Sequential(layers)(x), y)
-    return training_step(rm.converters.to_training_onnx(loss, Adam(0.1))).model
+    layers = [Conv(16, kernel=3), BatchNormalize(), Relu(), MaxPool(2, stride=2), Flatten(), Dense(32), Dense(3)]
+    loss = SoftmaxCrossEntropy()(Sequential(layers)(X), Y)
+    return rm.converters.to_training_onnx(loss, Adam(0.1))
 
 
-def test_a_step_is_inferred_once_before_its_calls_are_written_out_and_once_after(monkeypatch):
-    block_size()
-    data, inferred = as_bytes(step()), []
+@pytest.fixture
+def inferred(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """What was inferred: how many nodes, and whether they call functions."""
+    block_size(), has_gated_sums()
+    found: list[tuple[int, bool]] = []
     infer = onnx.shape_inference.infer_shapes
 
     def counted(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
-        inferred.append(len(model.functions))
+        found.append((len(model.graph.node), bool(model.functions)))
         return infer(model, **options)
 
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted)
-    device = parse_device("cpu")
+    return found
+
+
+def test_a_step_is_inferred_once_before_its_calls_are_written_out_and_once_after(inferred: list[tuple[int, bool]]):
+    data, device = as_bytes(training_step(file()).model), parse_device("cpu")
     assert for_sizes(data, device, {"N": 4}) != data
-    assert [bool(functions) for functions in inferred] == [True, False]
+    assert [has_calls for _, has_calls in inferred] == [True, False]
     assert for_sizes(data, device, {"N": 4}, ()) == data
     assert len(inferred) == 2
+
+
+def test_a_session_infers_besides_only_what_looks_at_labels(inferred: list[tuple[int, bool]]):
+    session = TrainingSession(file(), "cpu")
+    for _ in range(3):
+        session.step({"x": X, "y": Y})
+    (filed, has_calls), (written_out, still_has_calls), (part, _) = inferred
+    assert (has_calls, still_has_calls) == (True, False)
+    assert part < filed / 2 < written_out

@@ -25,10 +25,17 @@ def with_products_of_rows(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.M
         model: a step, whose calls are written out.
         shapes: of the step's values.
     """
+    if not any(node.op_type == "ScatterElements" and _adds_rows(node) for node in model.graph.node):
+        return model
     step = Rewrite(model, shapes)
     for i, node in step.candidates("ScatterElements"):
-        _multiply(step, i, node)
+        if _adds_rows(node):
+            _multiply(step, i, node)
     return step.model()
+
+
+def _adds_rows(node: onnx.NodeProto) -> bool:
+    return bool(attribute(node, "axis", 0) == 0 and attribute(node, "reduction", "none") == "add")
 
 
 def _multiply(step: Rewrite, i: int, node: onnx.NodeProto) -> None:
@@ -36,8 +43,7 @@ def _multiply(step: Rewrite, i: int, node: onnx.NodeProto) -> None:
     zeros, index, rows = node.input
     repeated, size = step.made_by(index, "Expand"), step.shapes.get(zeros, ())
     n = step.shapes.get(rows, ())[:1]
-    is_sum = attribute(node, "axis", 0) == 0 and attribute(node, "reduction", "none") == "add"
-    if repeated is None or step.made_by(zeros, "ConstantOfShape") is None or not is_sum or len(size) != 2 or not n:
+    if repeated is None or step.made_by(zeros, "ConstantOfShape") is None or len(size) != 2 or not n:
         return
     if not 0 < size[0] <= MAX_ROWS or not 0 < size[0] * n[0] <= MAX_ELEMENTS or step.shapes[rows] != (*n, size[1]):
         return
