@@ -354,17 +354,17 @@ def test_an_index_that_a_function_of_the_file_looks_up_is_named():
     )
     words = (
         "Gather: indices must be -600 to 599, for 600 along axis 0 of 'table', got 'ids' with 600 in row 1. Indices "
-        "count from 0: correct them, or make 'table' larger. It is node 'embedding/Gather' of the model."
+        "count from 0: correct them, or make 'table' larger. It is node '{node}' of the model."
     )
     feeds = {"ids": np.array([[0, 0], [1, 600]])}
     trainable = rm.make_trainable(proto, loss="mean_squared", optimizer=g.Sgd(0.1))
-    for run in (
-        lambda: InferenceSession(proto, "cpu").run(feeds),
-        lambda: TrainingSession(trainable, "cpu").step({**feeds, "labels": rows(2)}),
+    for run, node in (
+        (lambda: InferenceSession(proto, "cpu").run(feeds), "embedding/Gather"),
+        (lambda: TrainingSession(trainable, "cpu").step({**feeds, "labels": rows(2)}), "embedding/gather"),
     ):
         with pytest.raises(rm.IndexRangeError) as error:
             run()
-        assert str(error.value) == words
+        assert str(error.value) == words.format(node=node)
 
 
 def test_an_index_into_data_is_judged_by_the_sizes_that_were_fed():
