@@ -13,6 +13,7 @@ from renom_onnx.converters.cpu.added_rows import with_products_of_rows
 from renom_onnx.converters.cpu.fused_update import fuse_updates
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.rewrite import Rewrite
+from renom_onnx.converters.cpu.scaled_product import with_scaled_products
 from renom_onnx.converters.step_graph import attribute
 
 STEEP = 3e38
@@ -26,7 +27,7 @@ def with_fast_forms(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelPr
         model: a step, whose calls are written out.
         shapes: of the step's values.
     """
-    step = Rewrite(with_products_of_rows(model, shapes), shapes)
+    step = Rewrite(with_products_of_rows(with_scaled_products(model, shapes), shapes), shapes)
     for i, node in step.candidates("Cast"):
         _mask(step, i, node)
     for i, node in step.candidates("SoftmaxCrossEntropyLoss"):
