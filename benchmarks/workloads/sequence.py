@@ -125,14 +125,14 @@ def jax_transformer(p: Any, x: Any) -> Any:
     return dense(p, "head", jax_block(p, "block", x, causal=False).mean(1))
 
 
-def decoder() -> Any:
+def decoder(depth: int = 2) -> Any:
     from renom_onnx import graph as g
 
     class Decoder(g.Model):
         def __init__(self) -> None:
             super().__init__()
             self.embed, self.position = g.Embedding(SIZE, VOCABULARY), g.PositionalEmbedding()
-            self.blocks = [block(causal=True), block(causal=True)]
+            self.blocks = [block(causal=True) for _ in range(depth)]
             self.norm, self.head = g.LayerNormalize(), g.Dense(VOCABULARY)
 
         def forward(self, x: Any) -> Any:

@@ -35,9 +35,7 @@ def run(options: argparse.Namespace) -> int:
     images, labels = shapes(N_TRAIN + N_TEST, np.random.default_rng(0))
     train, test = slice(N_TRAIN), slice(N_TRAIN, None)
     x, y = rm.graph.DistributorElement(images[train], labels[train], batch_size=50, shuffle=True).get_output_graphs()
-    layers = [rm.graph.Conv(8, kernel=3), rm.graph.Relu(), rm.graph.MaxPool(2, stride=2)]
-    layers += [rm.graph.Conv(16, kernel=3), rm.graph.Relu(), rm.graph.MaxPool(2, stride=2)]
-    model = rm.graph.Sequential([*layers, rm.graph.Flatten(), rm.graph.Dense(len(CLASSES))])
+    model = network()
     loss = rm.graph.SoftmaxCrossEntropy()(model(x), y)
     optimizer = rm.graph.Adam(0.005)
     history = loss.get_training_executor(optimizer).execute(epochs=options.epochs)
@@ -72,6 +70,14 @@ def run(options: argparse.Namespace) -> int:
     print(f"  renom-onnx infer {files[0]} {files[2]}")
     print(f"  renom-onnx train {files[1]} {pictures} --validation 0.2")
     return DONE
+
+
+def network() -> Any:
+    """Return the network that tells the shapes apart."""
+    from renom_onnx import graph as g
+
+    layers = [layer for n in (8, 16) for layer in (g.Conv(n, kernel=3), g.Relu(), g.MaxPool(2, stride=2))]
+    return g.Sequential([*layers, g.Flatten(), g.Dense(len(CLASSES))])
 
 
 def shapes(n: int, generator: np.random.Generator) -> tuple[Array, Array]:
