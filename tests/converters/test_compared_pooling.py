@@ -19,7 +19,11 @@ KEPT: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "odd width": ((6, 7), dict(kernel=2, stride=2)),
     "overlapping": ((6, 6), dict(kernel=2, stride=1)),
     "apart": ((6, 6), dict(kernel=2, stride=3)),
-    "three taps": ((6, 6), dict(kernel=3, stride=2)),
+    "three taps": ((60, 60), dict(kernel=3, stride=2)),
+    "three taps of few pixels": ((6, 6), dict(kernel=3, stride=2, padding=1)),
+    "three taps of odd height": ((61, 60), dict(kernel=3, stride=2, padding=1)),
+    "three taps apart": ((60, 60), dict(kernel=3, stride=3, padding=1)),
+    "dilated": ((60, 60), dict(kernel=3, stride=2, padding=1, dilation=2)),
     "padded": ((6, 6), dict(kernel=2, stride=2, padding=1)),
 }
 
@@ -39,16 +43,23 @@ def asks_for_positions(model: Any) -> bool:
     return any(node.op_type == "MaxPoolGrad" for node in model.graph.node)
 
 
-@pytest.mark.parametrize("size", [(6, 8), (2, 2), (4, 2)], ids=str)
+PAIRS, THREES = dict(kernel=2, stride=2), dict(kernel=3, stride=2, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "windows"),
+    [((6, 8), PAIRS), ((2, 2), PAIRS), ((4, 2), PAIRS), ((60, 58), THREES), ((2, 1500), THREES), ((1500, 2), THREES)],
+    ids=str,
+)
 @pytest.mark.parametrize("values", ["distinct", "few", "equal"])
-def test_a_step_has_the_numbers_of_the_portable_one(size: tuple[int, int], values: str):
+def test_a_step_has_the_numbers_of_the_portable_one(size: tuple[int, int], windows: dict[str, Any], values: str):
     rng, shape = np.random.default_rng(1), (N, 2, *size)
     x = {
         "distinct": lambda: rng.standard_normal(shape),
         "few": lambda: rng.integers(0, 2, shape),
         "equal": lambda: np.zeros(shape),
     }[values]().astype(np.float32)
-    step, given = step_of(size, dict(kernel=2, stride=2), x)
+    step, given = step_of(size, windows, x)
     changed = with_compared_pools(step.model, KnownShapes(step.model, {"N": N}))
     assert asks_for_positions(step.model) and not asks_for_positions(changed)
     for portable, compared in zip(run(step.model, given), run(changed, given), strict=True):
