@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import renom_onnx as rm
 from renom_onnx.converters import to_training_onnx
 from renom_onnx.converters.batch_statistics import synchronize
 from renom_onnx.converters.data_parallel import distribute
+from renom_onnx.converters.gradient_values import gradient_values
 from renom_onnx.converters.in_place import in_place
 from renom_onnx.converters.loss_terms import ROWS, SUM, loss_terms
 from renom_onnx.converters.stages import cut
 from renom_onnx.converters.step_graph import StepGraph
-from renom_onnx.converters.training_info import training_step
+from renom_onnx.converters.training_info import TrainingStep, training_step
 from tests.converters.programs import LOSSES, OPTIMIZERS, Program, classes, features, graph, perceptron, summed
 
 
@@ -269,3 +271,38 @@ def test_an_update_in_place_has_the_bits_of_one_into_other_memory():
     apart = updated(is_in_place=False)
     rng = np.random.default_rng(0)
     assert updated(is_in_place=True) == apart
+
+
+# Gradients side by side
+
+GRADIENTS = [node("Mul", "x v", "v.grad"), node("Mul", "x w", "w.grad")]
+UPDATE = [node("Sub", "both all", "both.next")]
+
+
+def beside(values: str) -> onnx.NodeProto:
+    return helper.make_node("Concat", values.split(), ["all"], axis=0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "found"),
+    [
+        ([beside("v.grad w.grad")], ["all"]),
+        ([node("Reshape", "v.grad s", "piece"), beside("piece w.grad")], ["all"]),
+        ([beside("v.grad w.grad"), node("Neg", "v.grad", "seen")], ["v.grad", "w.grad"]),
+        ([node("Reshape", "v.grad s", "piece"), beside("piece w.grad"), node("Neg", "piece", "seen")],
+         ["v.grad", "w.grad"]),
+        ([beside("v.grad e"), node("Sub", "w w.grad", "seen")], ["v.grad", "w.grad"]),
+        ([node("Sum", "v.grad w.grad", "all")], ["v.grad", "w.grad"]),
+    ],
+    ids=["as they are", "in another shape", "read by another", "read by another in its shape", "beside another value",
+         "added"],
+)  # fmt: skip
+def test_gradients_that_are_laid_side_by_side_are_one(nodes: list[onnx.NodeProto], found: list[str]):
+    outputs = ["both.next", *(["seen"] if any("seen" in each.output for each in nodes) else [])]
+    model = model_of([*GRADIENTS, *nodes, *UPDATE], ["x", "v", "w", "s", "e", "both"], outputs)
+    inputs = {i.name: i for i in model.graph.input}
+    inputs["s"].CopyFrom(helper.make_tensor_value_info("s", TensorProto.INT64, [2]))
+    step = TrainingStep(model, "x", "x", {"both": "both.next"}, {}, ("x",), {}, ("v", "w"), None)
+    assert gradient_values(StepGraph(model), step, ["x"]) == found
+    bound = replace(step, bindings=step.bindings | {"v": "v.grad"})  # which is a next value as it is
+    assert gradient_values(StepGraph(model), bound, ["x"]) == ["v.grad", "w.grad"]
