@@ -149,6 +149,19 @@ def test_a_form_that_reads_a_weight_later_than_the_filed_one_is_left_out(
     ]
 
 
+def test_weights_updated_together_are_held_twice_where_the_loss_reads_one_of_them(monkeypatch: pytest.MonkeyPatch):
+    """By its own name, and maybe later than they are all updated."""
+    rm.set_seed(0)
+    layers = perceptron()
+    loss = graph.SoftmaxCrossEntropy()(layers(features(8)), classes(8))
+    decay = graph.ConstantLoss()(graph.square(layers[2].params["w"]))
+    model = to_training_onnx(loss + 0.01 * decay, graph.Adam(0.01))
+    over, apart = (session_of(model, monkeypatch, ping_pong=p) for p in (False, True))
+    assert over._step_model.in_place == {"joined.dense1.w.adam_m", "joined.dense1.w.adam_v"}
+    for i in range(5):
+        assert float(over.step(feeds(model, 8, i))) == float(apart.step(feeds(model, 8, i)))
+
+
 WRONG = {"too large": 3, "too small": -4}
 
 
