@@ -53,9 +53,9 @@ def for_sizes(
     shapes = shapes or KnownShapes(proto, sizes)
     chosen = [name for name in FORMS if forms is None or name in forms]
     for left_out in [set(), *({name} for name in reversed(chosen)), set(chosen)]:
-        changed = proto
+        changed, known = proto, shapes.copy()
         for name in (name for name in chosen if name not in left_out):
-            changed = FORMS[name](changed, shapes)
+            changed = FORMS[name](changed, known)
         if changed is proto or is_safe(changed):
             if left_out:
                 _logger.debug(

@@ -37,6 +37,14 @@ def test_what_is_written_out_is_known_beside_what_was():
     assert shapes["written"] == shapes["y"] == (3, 2)
 
 
+def test_what_a_copy_is_told_the_original_does_not_know():
+    shapes = KnownShapes(onnx.parser.parse_model(TEXT), {"N": 3})
+    assert shapes["y"] == (3, 2)
+    copy = shapes.copy()
+    copy.tell("made", (7,))
+    assert copy["made"] == (7,) and copy["y"] == (3, 2) and "made" not in shapes
+
+
 def file() -> onnx.ModelProto:
     """Return a file whose step every form but that of recurrent layers changes."""
     rm.set_seed(0)

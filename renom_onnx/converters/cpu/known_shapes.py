@@ -35,6 +35,12 @@ class KnownShapes:
         self._types: Mapping[str, onnx.TypeProto] | None = None
         self._found: dict[str, Sizes | None] = {}
 
+    def copy(self) -> KnownShapes:
+        """Return the same knowledge, to which another may be added."""
+        other = KnownShapes(self._model, self._symbols)
+        other._types, other._found = self._types, dict(self._found)
+        return other
+
     def learn(self, model: onnx.ModelProto) -> None:
         """Know the values of the same step in another form, too, such as one whose calls are written out."""
         self._model, self._types = model, None
