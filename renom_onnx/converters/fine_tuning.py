@@ -325,7 +325,11 @@ class FineTuning:
                     f"make_trainable: checkpoint must name nodes or outputs between the first weight that trains and "
                     f"the loss, got {lost[0]!r}, which names none of {_some(names)}."
                 )
-        again, kept = _counted(range(chain.mark(cuts)), "segment"), _counted(cuts, "place")
+        n_again = chain.mark(cuts)
+        if not n_again:
+            self.notes.append("The backward pass computes nothing again: it would save no memory.")
+            return
+        again, kept = _counted(range(n_again), "segment"), _counted(cuts, "place")
         self.notes.append(f"The backward pass computes {again} again; values are kept at {kept}.")
 
     def _read_by_gradients(self) -> set[Value]:

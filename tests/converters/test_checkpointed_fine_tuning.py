@@ -232,6 +232,13 @@ def model_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def test_a_model_of_one_operator_has_nothing_to_compute_again():
+    proto = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])])
+    made = [FineTuning(proto, loss="mean_squared", checkpoint=checkpoint) for checkpoint in (False, "auto")]
+    assert made[1].notes[-1] == "The backward pass computes nothing again: it would save no memory."
+    assert made[0].to_model() == made[1].to_model()
+
+
 def test_random_numbers_are_drawn_once():
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
