@@ -18,6 +18,7 @@ from renom_onnx.converters.cpu.gated_sum import gated_probe, with_gated_sums
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.cpu.tabulated_step import with_tabulated_steps
+from renom_onnx.converters.cpu.turned_product import turned_probe, with_turned_products
 from renom_onnx.converters.signature import ModelProto
 from renom_onnx.converters.surgery.inlining import inline_calls
 from renom_onnx.converters.tree import as_bytes, of_bytes
@@ -89,6 +90,10 @@ def _summed(model: ModelProto, shapes: KnownShapes) -> ModelProto:
     return with_gated_sums(model, shapes) if has_gated_sums() else model
 
 
+def _turned(model: ModelProto, shapes: KnownShapes) -> ModelProto:
+    return with_turned_products(model, shapes) if has_turned_products() else model
+
+
 FORMS: dict[str, Callable[[ModelProto, KnownShapes], ModelProto]] = {
     "pooling": with_compared_pools,
     "fusion": with_fusible_nodes,
@@ -97,6 +102,7 @@ FORMS: dict[str, Callable[[ModelProto, KnownShapes], ModelProto]] = {
     "normalization": _normalized,
     "steps": with_tabulated_steps,
     "updates": _fast,
+    "turns": _turned,
     "sums": _summed,
 }
 """What is changed of a step on the CPU, in this order; each is right without the others.
@@ -117,6 +123,13 @@ def block_size() -> int:
 def has_gated_sums() -> bool:
     """Whether this machine's onnxruntime has a node for x + y s."""
     model, feeds, expected = gated_probe()
+    return np.array_equal(_probed(model, feeds), expected)
+
+
+@functools.cache
+def has_turned_products() -> bool:
+    """Whether this machine's onnxruntime has a product that turns an operand."""
+    model, feeds, expected = turned_probe()
     return np.array_equal(_probed(model, feeds), expected)
 
 
