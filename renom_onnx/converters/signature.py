@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ ModelProto = onnx.ModelProto
 """For annotations outside of this folder, where onnx is not imported."""
 
 
-def input_types(graph: onnx.GraphProto) -> list[tuple[str, np.dtype[Any], Shape | None]]:
-    """Return name, element type and shape of every input."""
-    return [(info.name, *value_type(info.type)) for info in graph.input]
+def input_types(
+    graph: onnx.GraphProto, names: Container[str] | None = None
+) -> list[tuple[str, np.dtype[Any], Shape | None]]:
+    """Return name, element type and shape of every input, or of those that are named."""
+    return [(info.name, *value_type(info.type)) for info in graph.input if names is None or info.name in names]
 
 
 def output_types(graph: onnx.GraphProto) -> list[tuple[str, np.dtype[Any], Shape | None]]:

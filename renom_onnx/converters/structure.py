@@ -11,14 +11,13 @@ import onnx
 from onnx import helper, shape_inference
 
 from renom_onnx.converters.names import Names
+from renom_onnx.graph.body import WITH_BODIES
 
 FunctionKey = tuple[str, str, str]
 """Domain, name and overload of a function, and of the nodes that call it."""
 TRAINING_DOMAIN = "ai.onnx.preview.training"
 """The domain of the specification's own training operators: Gradient, Momentum, Adam, Adagrad."""
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
-WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""The standard operators that have attributes which are graphs."""
 LARGEST_SETTING = 1024
 """Elements of an initializer that can be axes, a shape or the like, which inference reads."""
 

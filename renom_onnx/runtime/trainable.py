@@ -301,5 +301,5 @@ class Trainable(ABC):
 
 
 def _feeds(step: TrainingStep) -> tuple[FeedSpec, ...]:
-    types = {name: (dtype, shape) for name, dtype, shape in input_types(step.model.graph)}
+    types = {name: (dtype, shape) for name, dtype, shape in input_types(step.model.graph, step.feeds)}
     return tuple(FeedSpec(name, *types[name]) for name in step.feeds)

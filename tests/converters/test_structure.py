@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 
 from renom_onnx.converters.structure import (
-    WITH_BODIES,
     called,
     drop_unused,
     every_node,
@@ -14,6 +13,7 @@ from renom_onnx.converters.structure import (
     subgraphs,
     value_names,
 )
+from renom_onnx.graph.body import WITH_BODIES
 
 TEXT = """<ir_version: 10, opset_import: ["": 18, "own": 1, "unused": 3]>
 f (bool c, float[N] x) => (float[N] y) {
