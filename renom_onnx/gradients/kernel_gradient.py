@@ -26,6 +26,12 @@ from renom_onnx.graph.node import unknown_dim
 FEW_CHANNELS = 4
 """Up to here columns are joined from slices, one per tap; more channels are gathered, one whole pixel at a time."""
 
+FEW_IN_STEPS = 8
+"""The same (of a group) where samples are laid out by and by, and slices have runs of `LONG_ROW` pixels."""
+
+LONG_ROW = 14
+"""From here on a run of pixels is copied faster than as many pixels of few channels."""
+
 ROW_WINDOWS_PER_TAP = 12
 """Up to here the product over rows saves more than it computes for nothing, measured for widths 7 to 56."""
 
@@ -57,9 +63,10 @@ def kernel_gradient(op, image, response, windows, group, w):
     if m == 1 and c == 1 and group > 1:
         depthwise = _by_rows if _has_short_rows(windows) else _by_taps
         return op.reshape_like(depthwise(op, padded, response, windows), w)
-    is_sliced = windows.n_taps == 1 or c <= FEW_CHANNELS
-    numbers = None if is_sliced else _pixel_numbers(op, padded, response, windows)
     form = _form(op, image, response, windows, group, w)
+    is_in_steps = form not in (_batched, _joined)
+    is_sliced = windows.n_taps == 1 or c <= (FEW_IN_STEPS if is_in_steps and _has_runs(windows) else FEW_CHANNELS)
+    numbers = None if is_sliced else _pixel_numbers(op, padded, response, windows)
     dw = form(op, padded, response, windows, group, w, numbers)
     if is_sliced:
         return op.reshape_like(dw, w)
@@ -231,3 +238,9 @@ def _has_short_rows(windows):
     if len(windows.kernel) != 2 or windows.n_taps == 1 or not windows.has_sizes:
         return False
     return windows.response[1] <= ROW_WINDOWS_PER_TAP * windows.kernel[1]
+
+
+def _has_runs(windows):
+    """Whether a slice has long runs of pixels, as far as is known."""
+    row = windows.response[-1]
+    return windows.has_unit_strides and isinstance(row, int) and row >= LONG_ROW

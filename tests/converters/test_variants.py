@@ -79,7 +79,7 @@ def test_unpooling_into_a_stated_size_is_kept():
 
 
 LARGE = [
-    Shape((8, 4), (34, 33), (3, 3), pads=(1, 1, 1, 1), n=5),
+    Shape((12, 4), (34, 33), (3, 3), pads=(1, 1, 1, 1), n=5),
     Shape((16, 8), (40, 36), (3, 3), (1, 2), pads=(1, 1, 1, 1), group=2, n=30),
     Shape((3, 4), (54, 52), (3, 3), n=40),
 ]

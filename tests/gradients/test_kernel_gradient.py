@@ -17,6 +17,7 @@ import pytest
 
 import renom_onnx as rm
 from renom_onnx.converters import vjp
+from renom_onnx.converters.structure import all_nodes
 from renom_onnx.converters.training_info import training_step
 from renom_onnx.gradients.kernel_gradient import BATCH_BYTES, MOST_BYTES, STEP_BYTES
 from tests.gradients.check import check_gradient
@@ -71,6 +72,23 @@ def form_of(operators: list[str]) -> str:
 )
 def test_the_form_follows_from_the_sizes_of_a_sample(shape: Shape, form: str):
     assert kernel_form(shape) == form
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_gathered"),
+    [
+        (Shape((8, 4), (34, 33), (3, 3)), False),
+        (Shape((16, 4), (34, 33), (3, 3), group=2), False),
+        (Shape((9, 4), (34, 33), (3, 3)), True),
+        (Shape((8, 4), (90, 15), (3, 3)), True),
+        (Shape((8, 4), (68, 66), (3, 3), (2, 2)), True),
+        (Shape((8, 4), (9, 8), (3, 3)), True),
+    ],
+    ids=str,
+)
+def test_images_of_few_channels_are_sliced_where_that_copies_long_runs(shape: Shape, is_gathered: bool):
+    model = vjp(one_node("Conv", shape.feeds(has_bias=False), **shape.attributes), wrt=["w"])
+    assert ("Gather" in {node.op_type for node in all_nodes(model)}) == is_gathered
 
 
 @pytest.mark.parametrize("shape", [*SUMMED, *JOINED, *BATCHED], ids=str)
