@@ -9,7 +9,7 @@ import numpy as np
 
 from renom_onnx.errors import RenomError
 from renom_onnx.graph import schema
-from renom_onnx.graph.body import WITH_BODIES, attribute_bodies, captures, operand_count
+from renom_onnx.graph.body import WITH_BODIES, Body, attribute_bodies, captures, operand_count
 from renom_onnx.graph.builder import Builder
 from renom_onnx.graph.cost import Cost, formula_cost
 from renom_onnx.graph.expansion import expand
@@ -157,10 +157,7 @@ class Meter:
 
     def _control(self, node: Node) -> Cost:
         """Measure If, Loop or Scan: the dearer branch, or the body as often as it is known to run."""
-        inner = Meter(self._sizes)
-        for body, captured in captures(node):
-            for formal, actual in zip(body.captures, captured, strict=False):
-                inner._bind(formal, self.shape(actual), self.known(actual))
+        inner = self._inside(node)
         bodies = [body for _, body in attribute_bodies(node.attributes)]
         if node.op_type == "If":
             costs = [inner.read_all(body.nodes) for body in bodies]
@@ -177,12 +174,38 @@ class Meter:
         once = inner.read_all(bodies[0].nodes)
         if n_steps is None:
             return Cost(uncounted=once.uncounted | {node.op_type})
+        cost = Cost(n_steps * once.macs, n_steps * once.flops, once.uncounted)
+        if once.uncounted and any(self.known(v) is not None for v in operands[len(states) :]):
+            # what a step reads may decide how large its values are
+            cost = sum((self._step(node, bodies[0], states, scanned, i) for i in range(n_steps)), Cost())
         results = bodies[0].outputs[1 if node.op_type == "Loop" else 0 :]
         for i, (value, result) in enumerate(zip(node.outputs, results, strict=False)):
             shape = inner.shape(result)
             is_stacked = i >= len(states) and shape is not None
             self._set(value, (n_steps, *shape) if is_stacked and shape is not None else shape)
-        return Cost(n_steps * once.macs, n_steps * once.flops, once.uncounted)
+        return cost
+
+    def _inside(self, node: Node) -> Meter:
+        """Return a meter for the bodies of a node, which knows what they capture."""
+        inner = Meter(self._sizes)
+        for body, captured in captures(node):
+            for formal, actual in zip(body.captures, captured, strict=False):
+                inner._bind(formal, self.shape(actual), self.known(actual))
+        return inner
+
+    def _step(
+        self, node: Node, body: Body, states: Sequence[Value | None], scanned: Sequence[Numbers | None], i: int
+    ) -> Cost:
+        """Return what one step of a Scan costs."""
+        inner = self._inside(node)
+        operands = node.inputs[len(states) : len(states) + len(scanned)]
+        axes = node.attributes.get("scan_input_axes") or (0,) * len(scanned)
+        arrays = [self.known(value) for value in operands]
+        read = [None if a is None else a.take(i, axis) for a, axis in zip(arrays, axes, strict=True)]
+        shapes = [*(self.shape(state) for state in states), *scanned]
+        for formal, shape, array in zip(body.inputs, shapes, [*(None for _ in states), *read], strict=False):
+            inner._bind(formal, shape, array)
+        return inner.read_all(body.nodes)
 
     def _steps(self, node: Node, operands: Sequence[Value | None]) -> tuple[int | None, list[Numbers | None]]:
         """Return how often a body runs, where sizes tell, and the shapes of what each step of a Scan reads."""

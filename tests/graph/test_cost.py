@@ -192,6 +192,21 @@ def test_a_scan_counts_its_steps():
     assert (found.macs, found.flops) == (7 * 8, 7 * (2 * 8 + 4 + 2) + 7 * 2)
 
 
+def test_what_a_step_of_a_scan_reads_may_decide_how_much_it_does():
+    """Two rows at a time of five: two rows, two, and one."""
+    step = (
+        "b (float[4] s, int64 i) => (float[4] t) { j = Unsqueeze(i, zero) k = Add(j, two) e = Slice(x, j, k, zero) "
+        "m = MatMul(e, w) a = ReduceSum<keepdims = 0>(m, zero) t = Add(s, a) }"
+    )
+    found = cost_of(
+        f"float[4] s, float[N, 3] x, float[3, 4] w => zero = Constant<value_ints = [0]>() "
+        f"two = Constant<value_ints = [2]>() starts = Constant<value_ints = [0, 2, 4]>() "
+        f"y = Scan<body = {step}, num_scan_inputs = 1>(s, starts)",
+        {"N": 5},
+    )
+    assert found.uncounted == frozenset() and found.macs == 5 * 3 * 4
+
+
 def test_what_is_not_counted_is_named():
     node = Node("Swoosh", [], [(np.dtype("float32"), (3,))], opset=1, domain="example")
     assert total([node]) == Cost(uncounted=frozenset(["example.Swoosh"]))
