@@ -29,7 +29,13 @@ CASES: dict[str, tuple[tuple[int, int], dict[str, Any], int]] = {
     "dilated": ((9, 7), dict(kernel=3, padding=2, dilation=2), 3),
     "padding beyond the kernel": ((9, 7), dict(kernel=2, padding=2), 2),
     "strided": ((9, 7), dict(kernel=3, padding=1, stride=2), 2),
-    "two groups": ((9, 7), dict(kernel=3, padding=1, groups=2), 2),
+    "two groups": ((9, 7), dict(kernel=3, padding=1, groups=2), 3),
+    "two groups strided and dilated": (
+        (12, 11),
+        dict(kernel=3, stride=(2, 3), dilation=(3, 2), padding=2, groups=2),
+        2,
+    ),
+    "groups that fill no block": ((9, 7), dict(kernel=3, padding=1, groups=4), 0),
     "depthwise": ((9, 7), dict(kernel=3, padding=1, groups=C), 3),
     "depthwise of one tap": ((9, 7), dict(kernel=1, groups=C), 3),
     "depthwise dilated": ((9, 7), dict(kernel=3, padding=2, dilation=2, groups=C), 3),
@@ -86,10 +92,11 @@ def test_the_gradient_of_a_kernel_fills_channels_up_to_whole_blocks():
 
 
 @needs_blocks
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("most_bytes", [1, 4 * C * 9 * 9 * (C // 2)])
-def test_what_is_more_than_a_limit_is_gathered_in_steps(monkeypatch: pytest.MonkeyPatch, most_bytes: int):
+def test_what_is_more_than_a_limit_is_gathered_in_steps(monkeypatch: pytest.MonkeyPatch, most_bytes: int, groups: int):
     monkeypatch.setattr(blocked_kernel, "MOST_BYTES", most_bytes)
-    step, given = step_of((9, 7), dict(kernel=3, padding=1))
+    step, given = step_of((9, 7), dict(kernel=3, padding=1, groups=groups))
     changed = with_blocked_convolutions(step.model, block_size(), KnownShapes(step.model, {"N": N}))
     assert blocked_convolutions(changed) == 2 + {1: 9}.get(most_bytes, 4)  # rows of the response, some to a step
     for portable, blocked in zip(run(step.model, given), run(changed, given), strict=True):

@@ -7,7 +7,8 @@ row of the image that a row of the kernel meets there, for every c, is a line of
 row high and as long as a row of the response; it slides along lines by l, with stride and dilation in each other's
 place, and the sum over samples and rows is that over channels. The response holds L elements for each k and c. A part
 of the kernel is read from the cache for all lines before the next part comes. (With whole images in the place of rows,
-batch and channels swapped, the kernel is all of dy, and is read from memory for every c.)
+batch and channels swapped, the kernel is all of dy, and is read from memory for every c.) Groups are groups there too,
+each with all parts.
 
 **Depthwise.** Every channel of every sample is an image of its own, whose kernel is the response, of which the gradient
 is as large as the kernel.
@@ -31,12 +32,16 @@ MOST_BYTES = 16 << 20
 
 
 def gains_blocked_kernel(found: Convolution, block: int) -> bool:
-    """Whether the gradient is faster in the blocked form. Two blocks of M and two taps along a row keep it busy."""
+    """Whether the gradient is faster in the blocked form.
+
+    Two blocks of M and two taps along a row keep it busy. One block of a group is enough, as its other form is slower.
+    """
     if found.is_depthwise:
         return found.fits(block)
     m, c, _, width = found.w
     is_filled = all(_filled(size, block) <= MOST_FILLED * size for size in (m, found.x[0]))
-    return found.group == 1 and c > FEW_CHANNELS and width > 1 and m > block and is_filled
+    is_busy = m > block if found.group == 1 else m // found.group % block == 0
+    return c > FEW_CHANNELS and width > 1 and is_busy and is_filled
 
 
 def _filled(size: int, block: int) -> int:
@@ -57,19 +62,24 @@ def dense_kernel(op: BlockedWriter, dy: str, x: str, found: Convolution, output:
     blocked = ""
     for numbers in np.array_split(np.arange(parts), n_steps):
         wide = Convolution(
-            (1, len(numbers) * b, height * c, (row - 1) * found.strides[1] + (width - 1) * found.dilations[1] + 1),
+            (
+                1,
+                found.group * len(numbers) * b,
+                height * c,
+                (row - 1) * found.strides[1] + (width - 1) * found.dilations[1] + 1,
+            ),
             (lanes, len(numbers) * b, 1, row),
             (1, lanes, height * c, width),
             (1, found.dilations[1]),
             (1, found.strides[1]),
             (0, 0, 0, 0),
-            1,
+            found.group,
         )
         kernel = by_row
         if n_steps > 1:
             first, last = op.integers([numbers[0]]), op.integers([numbers[-1] + 1])
             kernel = op.standard("Slice", by_row, first, last, op.integers([1]))
-        image = op.standard("Gather", lines, op.integers(met[numbers].ravel()))
+        image = op.standard("Gather", lines, op.integers(met[:, numbers].ravel()))
         step = op.op("Conv", op.reshape(image, wide.x), op.reshape(kernel, wide.w), **wide.attributes())
         blocked = op.standard("Add", blocked, step) if blocked else step  # as Sum of Conv, all would be gathered first
     each = op.standard("Transpose", op.reshape(blocked, [lanes // b, height, c, width * b]), perm=[0, 2, 1, 3])
@@ -89,7 +99,7 @@ def _response(op: BlockedWriter, dy: str, found: Convolution, n: int, lanes: int
 
 
 def _lines(op: BlockedWriter, x: str, found: Convolution, n: int) -> tuple[str, np.ndarray[Any, Any]]:
-    """Return the padded rows of blocks of samples, and those that a row of the response meets, by tap and c."""
+    """Return the padded rows of blocks of samples, and those that a row of the response meets: by group, tap and c."""
     b = op.block
     _, c, *image = found.x
     extents = [
@@ -105,7 +115,8 @@ def _lines(op: BlockedWriter, x: str, found: Convolution, n: int) -> tuple[str, 
         lines = op.standard("Pad", lines, pads, "", op.integers([1, 2]))
     block, start, tap, channel = np.ogrid[: n // b, : found.y[2], : found.w[2], :c]
     met = (block * c + channel) * extents[0] + start * found.strides[0] + tap * found.dilations[0]
-    return op.reshape(lines, [n // b * c * extents[0], extents[1] * b]), met.reshape(-1, found.w[2] * c)
+    met = met.reshape(-1, found.w[2], found.group, found.w[1]).transpose(2, 0, 1, 3)
+    return op.reshape(lines, [n // b * c * extents[0], extents[1] * b]), met
 
 
 def _with_zeros(op: BlockedWriter, value: str, axis: int, count: int) -> str:
