@@ -12,10 +12,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
+from renom_onnx.converters.encoding import copy_field
 from renom_onnx.converters.importer import captured
 from renom_onnx.converters.names import Names
 from renom_onnx.converters.step_graph import attribute
-from renom_onnx.converters.structure import label_of, names_of, replace_all, subgraphs
+from renom_onnx.converters.structure import every_node, label_of, subgraphs, value_names
+from renom_onnx.converters.training_info import with_graph
 
 
 class Rewrite:
@@ -55,7 +57,17 @@ class Rewrite:
 
     @functools.cached_property
     def _names(self) -> Names:
-        return names_of(self._model)
+        """Names of all values and nodes, taken; of what was indexed anyway, since a walk costs more than most forms."""
+        graph = self._model.graph
+        values = {*self._places, *self._reads, *self._initializers, *(value.name for value in graph.input)}
+        values.update(tensor.values.name for tensor in graph.sparse_initializer)
+        nodes = {node.name for node in self.nodes}
+        for body in (body for i in self._captured for body in subgraphs(self.nodes[i])):
+            values |= value_names(body)
+            nodes.update(node.name for node in every_node(body.node))
+        names = Names(values - {""})
+        names.take_nodes(nodes)
+        return names
 
     # Questions
 
@@ -131,9 +143,11 @@ class Rewrite:
         """Return the step with the new nodes, without what nobody reads any longer."""
         if not self._replaced:
             return self._model
-        changed = onnx.ModelProto()
-        changed.CopyFrom(self._model)
-        replace_all(changed.graph.node, self._needed())
+        changed = with_graph(self._model, onnx.GraphProto())
+        for field, value in self._model.graph.ListFields():
+            if field.name != "node":
+                copy_field(changed.graph, field.name, value)
+        changed.graph.node.extend(self._needed())
         changed.graph.initializer.extend(self._constants)
         return changed
 
