@@ -1,8 +1,8 @@
 """Numbers that are multiplied by products, for nothing.
 
-Gemm has a factor for its product. So a product that is only read times numbers is scaled where
-it is made, and a value that only products read is scaled where they read it. In a transformer that is Gelu, between two
-dense layers: of z = x / sqrt 2 and y = x / 2 (1 + erf z), neither quotient needs a pass of its own.
+Gemm has a factor for its product. So a product that is only read times numbers is scaled where it is made, and a value
+that only products read is scaled where they read it. In a transformer that is Gelu, between two dense layers: of
+z = x / sqrt 2 and y = x / 2 (1 + erf z), neither quotient needs a pass of its own.
 
 The numbers are those of the file but for the last bits. These nodes are written for the session that is about to be
 opened, never into a file.
