@@ -55,7 +55,10 @@ def in_place(
         survives_errors: leave out what is written before the last index of the step was looked at, which may be out
             of range and end the step.
     """
-    graph = inliner.inline_local_functions(model).graph if model.functions else model.graph
+    try:
+        graph = inliner.inline_local_functions(model).graph if model.functions else model.graph
+    except RuntimeError:
+        return set()  # calls that do not fit their functions, of which onnxruntime will tell
     nodes = [_Node(node) for node in graph.node]
     readers: dict[str, list[int]] = {}
     writers: dict[str, int] = {}
@@ -63,6 +66,8 @@ def in_place(
         for name in node.reads:
             readers.setdefault(name, []).append(i)
         writers.update((name, i) for name in node.outputs if name)
+    if any(writers.get(name, -1) >= i for i, node in enumerate(nodes) for name in node.reads):
+        return set()  # nodes out of order, of which onnxruntime will tell
     ancestors = _ancestors(nodes, writers)
     looks = _looks(nodes, writers, graph) if survives_errors else []
     safe = set()
@@ -149,17 +154,20 @@ def _is_in(node: _Node, index: str, nodes: Sequence[_Node], writers: Mapping[str
     if clip is None or clip.op_type != "Clip":
         return False
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name in [node.inputs[0], *clip.inputs]}
-    bounds = [numpy_helper.to_array(constants[name]).item() for name in clip.inputs[1:] if name in constants]
-    if len(bounds) < 2 or node.inputs[0] not in constants:
+    bounds = [numpy_helper.to_array(constants[name]) for name in clip.inputs[1:] if name in constants]
+    table = constants.get(node.inputs[0])
+    if len(bounds) < 2 or any(bound.size != 1 for bound in bounds) or table is None or node.proto.attribute:
         return False
-    return bool(bounds[0] >= 0 and bounds[1] < constants[node.inputs[0]].dims[attribute(node.proto, "axis", 0)])
+    return bool(bounds[0] >= 0 and len(table.dims) and bounds[1] < table.dims[0])
 
 
 def _limit(node: _Node, dims: Mapping[str, Sequence[onnx.TensorShapeProto.Dimension]]) -> int | None:
     """Return the size of the axis of an input of the step that a node looks into."""
     axes, axis = dims.get(node.inputs[0], ()), attribute(node.proto, "axis", 0)
-    is_along = node.op_type in ("Gather", "GatherElements", "ScatterElements") and -len(axes) <= axis < len(axes)
-    return axes[axis].dim_value if is_along and axes[axis].HasField("dim_value") else None
+    if node.op_type not in ("Gather", "GatherElements", "ScatterElements") or not isinstance(axis, int):
+        return None
+    is_known = -len(axes) <= axis < len(axes) and axes[axis].HasField("dim_value")
+    return axes[axis].dim_value if is_known else None
 
 
 def _is_plain_scan(node: onnx.NodeProto, fixed: Collection[str]) -> bool:

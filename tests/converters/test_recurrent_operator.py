@@ -13,7 +13,7 @@ from renom_onnx.converters import vjp
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.recurrent_operator import with_recurrent_passes
 from renom_onnx.converters.training_info import training_step
-from renom_onnx.runtime import training
+from renom_onnx.runtime import step_model
 from renom_onnx.runtime.device import parse_device
 from renom_onnx.runtime.opening import open_session
 from renom_onnx.runtime.specialization import for_sizes
@@ -131,7 +131,7 @@ def test_a_training_session_runs_them(layer: str, monkeypatch: pytest.MonkeyPatc
         opened.append(operators(onnx.load_from_string(model)))
         return open_session(model, *args, **options)
 
-    monkeypatch.setattr(training, "open_session", opening)
+    monkeypatch.setattr(step_model, "open_session", opening)
     g, rng = rm.graph, np.random.default_rng(0)
     x, t = rng.standard_normal((3, 5, 2)).astype("f"), np.array([0, 1, 1])
     loss = g.SoftmaxCrossEntropy()(g.Sequential([getattr(g, layer)(4), g.Dense(2)])(x), t)

@@ -147,6 +147,8 @@ def _gemm(
 def _sum(step: Rewrite, old: onnx.NodeProto, a: str, share: float, b: str, by: str) -> list[onnx.NodeProto]:
     """Return share a + b by, in the place of an old node."""
     terms = [step.node(old, "Mul", [a, step.constant(share)]), step.node(old, "Mul", [b, by])]
-    for term in terms:
-        step.shapes.tell(term.output[0], step.shapes[a])
+    sizes = step.shapes.get(a)
+    if sizes is not None:
+        for term in terms:
+            step.shapes.tell(term.output[0], sizes)
     return [*terms, step.node(old, "Add", [term.output[0] for term in terms], old.output[0])]

@@ -19,6 +19,8 @@ from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import every_node, label_of, subgraphs, value_names
 from renom_onnx.converters.training_info import with_graph
 
+_NO_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
+
 
 class Rewrite:
     """Finds nodes by what makes and reads their values, and takes others in their place.
@@ -106,7 +108,7 @@ class Rewrite:
         constant = self.made_by(name, "Constant")
         if constant is not None:
             tensor = attribute(constant, "value", None)
-        if tensor is None or math.prod(tensor.dims) != 1:
+        if tensor is None or math.prod(tensor.dims) != 1 or tensor.data_type in _NO_NUMBERS:
             return None
         return float(numpy_helper.to_array(tensor).reshape(()))
 

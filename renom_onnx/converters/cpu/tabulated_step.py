@@ -8,7 +8,7 @@ that is about to be opened, never into a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,19 +101,28 @@ def _computed(function: onnx.FunctionProto) -> dict[str, _Computed]:
         operands = [found[name] for name in node.input if name in found]
         if len(operands) < len(node.input):
             continue
-        if node.op_type == "Constant":
-            numbers = numpy_helper.to_array(attribute(node, "value", None))
-        elif node.op_type == "Cast":
-            numbers = operands[0].numbers.astype(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)))
-        elif node.op_type in _FUNCTIONS:
-            numbers = _FUNCTIONS[node.op_type](*(operand.numbers for operand in operands))
-        else:
+        numbers = _numbers(node, [operand.numbers for operand in operands])
+        if numbers is None:
             continue
         degree = sum(operand.degree for operand in operands)
         keeps_degree = node.op_type in ("Cast", "Mul") or (node.op_type == "Div" and operands[1].degree == 0)
         if degree == 0 or (degree == 1 and keeps_degree):
             found[node.output[0]] = _Computed(numbers, degree, any(operand.follows for operand in operands))
     return found
+
+
+def _numbers(node: onnx.NodeProto, operands: Sequence[Any]) -> Any:
+    """Return what a node computes; None where it is no such node, or none that could run."""
+    if len(node.output) != 1:
+        return None
+    try:
+        if node.op_type == "Constant":
+            return numpy_helper.to_array(attribute(node, "value", None))
+        if node.op_type == "Cast":
+            return operands[0].astype(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)))
+        return _FUNCTIONS[node.op_type](*operands) if node.op_type in _FUNCTIONS else None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None  # onnxruntime will tell what is wrong with it
 
 
 class _Writer:

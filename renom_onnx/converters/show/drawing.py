@@ -148,7 +148,7 @@ def bodies_of(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
     """Return the bodies of control flow that a node carries, by the attribute's name."""
     found = []
     for attribute in node.attribute:
-        inner = subgraphs(onnx.NodeProto(attribute=[attribute]))
+        inner = subgraphs(onnx.NodeProto(domain=node.domain, op_type=node.op_type, attribute=[attribute]))
         found += [(attribute.name if len(inner) == 1 else f"{attribute.name}[{i}]", g) for i, g in enumerate(inner)]
     return found
 
