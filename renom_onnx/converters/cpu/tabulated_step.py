@@ -67,13 +67,14 @@ def with_tabulated_steps(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.Mo
 
 def _tables(function: onnx.FunctionProto) -> dict[int, _Table]:
     """Return the tables of a function's outputs, by position."""
-    computed = _computed(function)
+    with np.errstate(all="ignore"):  # what is no number in the table is none in the formula
+        computed = _computed(function)
     followed = {i: computed[name] for i, name in enumerate(function.output) if name in computed}
     followed = {i: value for i, value in followed.items() if value.follows}
     columns = [value.numbers for value in followed.values()]
     moving = [int(np.flatnonzero(column != column[-1])[-1]) + 1 for column in columns if np.any(column != column[-1])]
     n_moving = max(moving, default=0)
-    if n_moving == MAX_STEPS:
+    if n_moving >= MAX_STEPS:  # the last entry differs from itself if it is no number
         return {}
     return {i: _Table(value.numbers[: n_moving + 1], value.degree == 1) for i, value in followed.items()}
 
