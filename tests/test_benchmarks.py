@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import checkpoint, eager, growth
+from benchmarks import checkpoint, eager, growth, step_profile
 from benchmarks.__main__ import _leave_out, main
 from benchmarks.contenders import ours, torch_steps
 from benchmarks.contenders.weights import groups
@@ -165,3 +165,13 @@ def test_blocks_of_a_checkpoint_are_equal_and_take_their_batch(network):
     for block in blocks:
         x = block(x)
     assert x.shape == ("N", *shape[1:])
+
+
+def test_a_profile_has_the_nodes_of_the_step_and_no_probe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nodes = step_profile.profile(WORKLOADS["mlp-small-adam"], threads=1, steps=3)
+    operators = {op_type for _, op_type, _ in nodes}
+    assert {"Gemm", "Sqrt", "Div"} <= operators and "ReorderInput" not in operators
+    text = step_profile.table("small", nodes, floor_s=1e-3, most=2)
+    assert text.startswith("small: ") and "matrix product 1.00 ms." in text and text.count("\n| ") == 3 + 1
+    assert not list(tmp_path.iterdir())
