@@ -23,7 +23,8 @@ import onnx
 from onnx import numpy_helper
 
 from renom_onnx.converters.batch_statistics import meant_number
-from renom_onnx.converters.cpu.blocked_layout import BLOCKED, declare_blocked
+from renom_onnx.converters.cpu.blocked_layout import BLOCKED
+from renom_onnx.converters.cpu.contrib import declare
 from renom_onnx.converters.cpu.known_shapes import KnownShapes, Sizes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import functions_of, key_of, replace_all
@@ -72,7 +73,7 @@ def with_batch_operators(model: onnx.ModelProto, shapes: KnownShapes, block: int
                 _backward(op, actual, outputs, shapes[actual["X"]], statistics, block)
         nodes += op.nodes or [node]
     replace_all(changed.graph.node, nodes)
-    declare_blocked(changed)
+    declare(changed, BLOCKED)
     return changed
 
 

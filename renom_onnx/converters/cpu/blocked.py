@@ -33,9 +33,9 @@ from renom_onnx.converters.cpu.blocked_layout import (
     BLOCKED,
     BlockedWriter,
     Convolution,
-    declare_blocked,
     join_activations,
 )
+from renom_onnx.converters.cpu.contrib import declare
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.step_graph import attribute
 from renom_onnx.converters.structure import (
@@ -121,7 +121,7 @@ class _Blocking:
         if not self._op.is_used:
             return
         replace_all(self._model.graph.node, self._op.nodes)
-        declare_blocked(self._model)
+        declare(self._model, BLOCKED)
         cut = {key_of(node) for node in self._op.nodes if self._is_cut(node)}
         self._model.CopyFrom(inline_calls(self._model, cut.__contains__))
         graph = self._model.graph

@@ -18,16 +18,10 @@ from onnx import helper, numpy_helper
 
 from renom_onnx.converters.cpu.known_shapes import Sizes
 from renom_onnx.converters.step_graph import reads
-from renom_onnx.converters.structure import names_of, opsets_of, replace_all
+from renom_onnx.converters.structure import names_of, replace_all
 
 BLOCKED = "com.microsoft.nchwc"
 """The domain of onnxruntime's blocked operators."""
-
-
-def declare_blocked(model: onnx.ModelProto) -> None:
-    """Import the blocked operators into a model that uses them."""
-    if BLOCKED not in opsets_of(model) and any(node.domain == BLOCKED for node in model.graph.node):
-        model.opset_import.append(helper.make_opsetid(BLOCKED, 1))
 
 
 def join_activations(graph: onnx.GraphProto) -> None:

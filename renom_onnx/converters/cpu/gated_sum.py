@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
+from renom_onnx.converters.cpu.contrib import CONTRIB, declare, probe_of
 from renom_onnx.converters.cpu.known_shapes import KnownShapes, Sizes
 from renom_onnx.converters.cpu.rewrite import Rewrite
-from renom_onnx.converters.structure import opsets_of
 
-CONTRIB = "com.microsoft"
-"""The domain of onnxruntime's own operators."""
 MIN_COLUMNS = 32
 """Of a row: shorter ones cost more than the pass that is saved."""
 MAX_ROW = 1 << 16
@@ -34,12 +31,7 @@ def gated_probe() -> tuple[bytes, dict[str, np.ndarray[Any, Any]], np.ndarray[An
     """Return a model of one such node, what to feed it, and what it returns where it does as told above."""
     values = {"x": [[1.0, 2.0], [3.0, 4.0]], "y": [[1.0, 1.0], [2.0, 2.0]], "gate": [[0.5], [-1.0]]}
     feeds = {name: np.array(value, np.float32) for name, value in values.items()}
-    inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, a.shape) for name, a in feeds.items()]
-    node = helper.make_node("GatedAdd", list(feeds), ["sum"], domain=CONTRIB)
-    graph = helper.make_graph([node], "probe", inputs, [onnx.ValueInfoProto(name="sum")])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIB, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return model.SerializeToString(), feeds, feeds["x"] + feeds["y"] * feeds["gate"]
+    return probe_of("GatedAdd", feeds), feeds, feeds["x"] + feeds["y"] * feeds["gate"]
 
 
 def with_gated_sums(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
@@ -54,8 +46,8 @@ def with_gated_sums(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelPr
     for i, node in step.candidates("Add", "Sub", "Sum"):
         _join(step, i, node, gates)
     changed = step.model()
-    if changed is not model and CONTRIB not in opsets_of(changed):
-        changed.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    if changed is not model:
+        declare(changed, CONTRIB)
     return changed
 
 

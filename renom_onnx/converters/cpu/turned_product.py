@@ -12,25 +12,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
-from renom_onnx.converters.cpu.gated_sum import CONTRIB
+from renom_onnx.converters.cpu.contrib import CONTRIB, declare, probe_of
 from renom_onnx.converters.cpu.known_shapes import KnownShapes
 from renom_onnx.converters.cpu.rewrite import Rewrite
 from renom_onnx.converters.step_graph import attribute
-from renom_onnx.converters.structure import opsets_of
 
 
 def turned_probe() -> tuple[bytes, dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """Return a model of one such node, what to feed it, and what it returns where it does as told above."""
     a = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
     feeds = {"a": a, "b": a + 1}
-    inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, v.shape) for name, v in feeds.items()]
-    node = helper.make_node("FusedMatMul", list(feeds), ["y"], domain=CONTRIB, transA=1)
-    graph = helper.make_graph([node], "probe", inputs, [onnx.ValueInfoProto(name="y")])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIB, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return model.SerializeToString(), feeds, a.swapaxes(1, 2) @ feeds["b"]
+    return probe_of("FusedMatMul", feeds, transA=1), feeds, a.swapaxes(1, 2) @ feeds["b"]
 
 
 def with_turned_products(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.ModelProto:
@@ -48,8 +41,8 @@ def with_turned_products(model: onnx.ModelProto, shapes: KnownShapes) -> onnx.Mo
             turned = {key: 1 for key, source in zip(("transA", "transB"), sources, strict=True) if source}
             step.replace(i, [step.node(node, "FusedMatMul", operands, node.output[0], domain=CONTRIB, **turned)])
     changed = step.model()
-    if changed is not model and CONTRIB not in opsets_of(changed):
-        changed.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    if changed is not model:
+        declare(changed, CONTRIB)
     return changed
 
 
